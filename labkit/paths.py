@@ -1,0 +1,29 @@
+"""Where things are: the cache folder, the course's data files, the learner's runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+
+def home() -> Path:
+    """Cache folder for engines, models, state files and locks (``LABKIT_HOME``); created on demand."""
+    given = os.environ.get("LABKIT_HOME")
+    folder = Path(given).expanduser() if given else user_cache_path("labkit")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder.resolve()
+
+
+def data() -> Path:
+    """The course's ``data/`` folder: beside the package in a checkout, inside it in a wheel."""
+    inside = Path(__file__).parent / "data"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "data"
+
+
+def runs() -> Path:
+    """Where run bundles go (``LABKIT_RUNS``, default ``runs/`` in the working directory, which in JupyterLab
+    and under papermill is the notebooks' folder)."""
+    given = os.environ.get("LABKIT_RUNS")
+    return Path(given).expanduser() if given else Path.cwd() / "runs"
