@@ -22,9 +22,10 @@ class Prompt:
 class Plan:
     """One level: who asks what, when, and when it ends.
 
-    The level ends when ``requests`` were issued and answered, or when ``rounds`` are complete (every user
-    has had that many whole answers), or ``seconds`` after its start, whichever is given and comes first;
-    what is then in flight is cancelled by the plan and counted as unfinished.
+    The level ends when ``requests`` were issued and have ended, or when every user has asked ``rounds``
+    questions and had them answered (a user then leaves; a failed answer is not asked again), or ``seconds``
+    after its start, whichever is given and comes first; what is then in flight is cut off by the plan and
+    counted as unfinished.
 
     Times are absolute readings of ``time.perf_counter`` (one clock for all processes of a machine).
     """
@@ -37,7 +38,7 @@ class Plan:
     users: int = 1  # closed loop: users; open loop: connections opened ahead
     rate: float | None = None  # requests a second for poisson and constant; size of a burst is `users`
     requests: int | None = None
-    rounds: int | None = None
+    rounds: int | None = None  # closed loop: questions a user asks
     seconds: float | None = None
     think_s: float = 0.0
     ramp_s: float = 0.0  # users of a closed loop start evenly over this time

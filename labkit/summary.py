@@ -1,0 +1,171 @@
+"""A run in one table, and two runs beside each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import polars as pl
+
+from labkit import metrics
+from labkit.schema import OUTCOMES
+
+LOWER_BOUND_SHARE = 0.10
+"""With more than this share of a level's requests unfinished, its quantiles miss the slow ones."""
+
+_KEY = ["arm", "level"]
+
+
+def measured_levels(levels: list[dict[str, Any]]) -> pl.DataFrame:
+    """The levels that count as results, one row per arm, level and repeat: warm-up and drift check left out.
+
+    Columns: arm, level, repeat, window_s (first send to last end).
+    """
+    rows = [
+        (r["arm"], r["level"], r["repeat"], r["ended_s"] - r["started_s"])
+        for r in levels
+        if not r["warmup"] and not r.get("drift", False)
+    ]
+    schema = {"arm": pl.String, "level": pl.Int64, "repeat": pl.Int64, "window_s": pl.Float64}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def summarise(requests: pl.DataFrame, tokens: pl.DataFrame, levels: list[dict[str, Any]]) -> pl.DataFrame:
+    """One row per arm and level, in planned order.
+
+    Returns:
+        arm, level, repeats; planned, ok, failed, cancelled, unfinished (sums over repeats);
+        tokens_per_s (median over repeats of all tokens received / window), tokens_per_s_low and _high (range
+        over repeats); ttft_ms_p50/_p95, ttft_intended_ms_p50, itl_ms_p50/_p99 (pooled gaps), tpot_ms_p50,
+        e2e_ms_p50, queue_ms_p50 over the answers that came whole; lower_bound (see
+        :data:`LOWER_BOUND_SHARE`).
+    """
+    windows = measured_levels(levels)
+    rows = requests.join(windows, on=[*_KEY, "repeat"], how="inner", maintain_order="left")
+    rates = (
+        rows.group_by(*_KEY, "repeat", "window_s", maintain_order=True)
+        .agg(pl.col("output_tokens").sum())
+        .with_columns(rate=pl.col("output_tokens") / pl.col("window_s"))
+        .group_by(_KEY, maintain_order=True)
+        .agg(
+            repeats=pl.len(),
+            tokens_per_s=pl.col("rate").median(),
+            tokens_per_s_low=pl.col("rate").min(),
+            tokens_per_s_high=pl.col("rate").max(),
+        )
+    )
+    outcomes = rows.group_by(_KEY, maintain_order=True).agg(
+        pl.len().alias("planned"),
+        *(
+            (pl.col("outcome") == word).sum().alias(word)
+            for word in ("ok", "failed", "cancelled", "unfinished")
+        ),
+    )
+    whole = metrics.answered(rows)
+    latencies = whole.group_by(_KEY, maintain_order=True).agg(
+        _ms(metrics.TTFT, 0.5, "ttft_ms_p50"),
+        _ms(metrics.TTFT, 0.95, "ttft_ms_p95"),
+        _ms(metrics.TTFT_INTENDED, 0.5, "ttft_intended_ms_p50"),
+        _ms(metrics.TPOT.replace([float("inf")], [None]), 0.5, "tpot_ms_p50"),
+        _ms(metrics.E2E, 0.5, "e2e_ms_p50"),
+        _ms(pl.col("queue_s"), 0.5, "queue_ms_p50"),
+    )
+    gaps = (
+        metrics.gaps(tokens)
+        .join(whole.select(*_KEY, "id"), left_on="request_id", right_on="id", how="inner")
+        .group_by(_KEY)
+        .agg(_ms(pl.col("itl_s"), 0.5, "itl_ms_p50"), _ms(pl.col("itl_s"), 0.99, "itl_ms_p99"))
+    )
+    return (
+        rates.join(outcomes, on=_KEY, how="left", maintain_order="left")
+        .join(latencies, on=_KEY, how="left", maintain_order="left")
+        .join(gaps, on=_KEY, how="left", maintain_order="left")
+        .with_columns(lower_bound=pl.col("unfinished") > LOWER_BOUND_SHARE * pl.col("planned"))
+        .sort("arm", "level", maintain_order=True)
+    )
+
+
+def _ms(seconds: pl.Expr, quantile: float, name: str) -> pl.Expr:
+    return (seconds.quantile(quantile, interpolation="linear") * 1000).alias(name)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs beside each other.
+
+    Attributes:
+        table: arm, level, and for each metric its value in both runs and their ratio (second / first).
+        differences: every condition that differs, as "where: this / that". Only an empty list makes the two
+            runs comparable as equals.
+        same_files: whether both served the same model files, arm by arm.
+    """
+
+    table: pl.DataFrame
+    differences: list[str]
+    same_files: bool
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<li>{escape(d)}</li>" for d in self.differences)
+        head = "Same conditions." if not self.differences else f"Conditions that differ:<ul>{notes}</ul>"
+        return head + str(self.table._repr_html_())
+
+
+_FILE_FIELDS = ("model_digest", "quantisation", "model_source")
+_COMPARED = ("tokens_per_s", "ttft_ms_p50", "ttft_ms_p95", "itl_ms_p50", "itl_ms_p99", "e2e_ms_p50")
+
+
+def side_by_side(
+    first: tuple[dict[str, Any], pl.DataFrame], second: tuple[dict[str, Any], pl.DataFrame]
+) -> Comparison:
+    """Set two runs (meta and summary each) side by side over the arms and levels that both have."""
+    (meta_a, table_a), (meta_b, table_b) = first, second
+    differences = [
+        f"{name}: {meta_a[name]} / {meta_b[name]}"
+        for name in ("kind", "host", "workload", "labkit")
+        if meta_a[name] != meta_b[name]
+    ]
+    same_files = True
+    for arm in [a for a in meta_a["arms"] if a in meta_b["arms"]]:
+        facts_a, facts_b = meta_a["arms"][arm].get("facts", {}), meta_b["arms"][arm].get("facts", {})
+        for name in sorted({*facts_a, *facts_b} - {"url", "owner", "sources"}):
+            if facts_a.get(name) != facts_b.get(name):
+                differences.append(f"{arm}, {name}: {facts_a.get(name)} / {facts_b.get(name)}")
+        # two unknown digests prove nothing, so they do not count as the same file
+        known = all(f.get("model_digest") for f in (facts_a, facts_b))
+        same_files &= known and all(facts_a.get(n) == facts_b.get(n) for n in _FILE_FIELDS)
+    joined = table_a.join(table_b, on=_KEY, how="inner", suffix="_other", maintain_order="left")
+    ratios = [(pl.col(f"{m}_other") / pl.col(m)).alias(f"{m}_ratio") for m in _COMPARED]
+    columns = [c for m in _COMPARED for c in (m, f"{m}_other", f"{m}_ratio")]
+    return Comparison(joined.with_columns(ratios).select(*_KEY, *columns), differences, same_files)
+
+
+def to_html(meta: dict[str, Any], table: pl.DataFrame, partial: str | None) -> str:
+    """The run as a notebook shows it: badge, verdict, conditions, table."""
+    verdict = meta["verdict"]
+    reasons = "".join(f"<li>{escape(r)}</li>" for r in verdict["reasons"])
+    arms = "".join(f"<li>{escape(name)}: {escape(caption(arm))}</li>" for name, arm in meta["arms"].items())
+    broken = f"<p><b>Not whole:</b> {escape(partial)}</p>" if partial else ""
+    return (
+        f"<p><b>{escape(meta['kind'])}</b> · {escape(meta['started_at'])} · {escape(meta['host']['cpu'])}, "
+        f"{meta['host']['cores']} cores · verdict <b>{escape(verdict['word'])}</b></p>"
+        f"<ul>{reasons}</ul>{broken}<ul>{arms}</ul>{table._repr_html_()}"
+    )
+
+
+def caption(arm: dict[str, Any]) -> str:
+    """One line on what was measured: version, model, precision, slots, threads; unknown parts left out."""
+    facts = arm.get("facts", {})
+    slots = "{} slots" if facts.get("engine") == "ollama" else "at most {} sequences"
+    parts = [
+        f"{facts.get('engine', '?')} {facts.get('version') or ''}".strip(),
+        facts.get("model"),
+        facts.get("quantisation"),
+        f"{facts['slots']} slots" if facts.get("slots") and facts.get("engine") == "ollama" else None,
+        f"at most {facts['slots']} sequences"
+        if facts.get("slots") and facts.get("engine") == "vllm"
+        else None,
+        f"{facts['threads']} threads" if facts.get("threads") else None,
+        facts.get("device"),
+    ]
+    return ", ".join(str(p) for p in parts if p)
