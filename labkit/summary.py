@@ -57,10 +57,7 @@ def summarise(requests: pl.DataFrame, tokens: pl.DataFrame, levels: list[dict[st
     )
     outcomes = rows.group_by(_KEY, maintain_order=True).agg(
         pl.len().alias("planned"),
-        *(
-            (pl.col("outcome") == word).sum().alias(word)
-            for word in ("ok", "failed", "cancelled", "unfinished")
-        ),
+        *((pl.col("outcome") == word).sum().alias(word) for word in OUTCOMES),
     )
     whole = metrics.answered(rows)
     latencies = whole.group_by(_KEY, maintain_order=True).agg(
@@ -161,10 +158,7 @@ def caption(arm: dict[str, Any]) -> str:
         f"{facts.get('engine', '?')} {facts.get('version') or ''}".strip(),
         facts.get("model"),
         facts.get("quantisation"),
-        f"{facts['slots']} slots" if facts.get("slots") and facts.get("engine") == "ollama" else None,
-        f"at most {facts['slots']} sequences"
-        if facts.get("slots") and facts.get("engine") == "vllm"
-        else None,
+        slots.format(facts["slots"]) if facts.get("slots") else None,
         f"{facts['threads']} threads" if facts.get("threads") else None,
         facts.get("device"),
     ]
