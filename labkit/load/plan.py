@@ -5,17 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from labkit.workload import Prompt
+
 PROTOCOLS = ("openai-chat", "openai-completions", "ollama-chat", "ollama-generate")
 ARRIVALS = ("closed", "poisson", "constant", "burst")
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One question to send. ``messages`` for chat protocols, joined to plain text for the others."""
-
-    messages: list[dict[str, str]]
-    output_tokens: int
-    group: str | None = None
 
 
 @dataclass(frozen=True)
