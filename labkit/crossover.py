@@ -1,0 +1,106 @@
+"""Where two curves over users cross: from how many users on does one arm beat the other?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import polars as pl
+
+from labkit.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Crossover:
+    """From where on ``ahead`` leads, at every measured level up to the top.
+
+    Attributes:
+        metric: the summary column that was compared.
+        ahead, behind: the arms.
+        users: best estimate, interpolated on a logarithmic axis; None if ``ahead`` never takes a lasting lead.
+        low, high: the interval: the last measured level where ``ahead`` does not surely lead and the first from
+            which it surely does, where "surely" means that the repeats' ranges do not overlap (with one repeat:
+            that the values differ). ``low`` is 0 if it leads from the first level on; ``high`` is infinite if
+            the lead is never sure.
+        sentence: the same in words.
+    """
+
+    metric: str
+    ahead: str
+    behind: str
+    users: float | None
+    low: float
+    high: float
+    sentence: str
+
+
+def crossover(table: pl.DataFrame, ahead: str, behind: str, metric: str = "tokens_per_s") -> Crossover:
+    """Find it in a run's summary.
+
+    Args:
+        metric: "tokens_per_s" (more is better) or a latency column (less is better).
+
+    Raises:
+        UsageError: an arm is not in the table, or the arms share no level.
+    """
+    for arm in (ahead, behind):
+        if arm not in table["arm"]:
+            raise UsageError(f"find where {ahead} passes {behind}", f"no arm {arm!r} in this run", "")
+    sides = [_side(table, arm, metric) for arm in (ahead, behind)]
+    both = sides[0].join(sides[1], on="level", suffix="_b").drop_nulls().sort("level")
+    if both.is_empty():
+        raise UsageError(f"find where {ahead} passes {behind}", "the two share no measured level", "")
+    sign = 1 if metric == "tokens_per_s" else -1
+    rows = both.to_dicts()
+    leads = [math.log(r["value"] / r["value_b"]) * sign for r in rows]
+    levels = [r["level"] for r in rows]
+    if metric == "tokens_per_s":
+        sure = [r["low"] > r["high_b"] for r in rows]
+    else:
+        sure = [lead > 0 for lead in leads]
+    start = _lasting([lead > 0 for lead in leads])
+    sure_from = _lasting(sure)
+    users = None if start is None else _interpolate(levels, leads, start)
+    unsure = len(levels) if sure_from is None else sure_from  # levels before the sure lead
+    low = levels[unsure - 1] if unsure else 0
+    high = math.inf if sure_from is None else levels[sure_from]
+    return Crossover(
+        metric, ahead, behind, users, low, high, _sentence(ahead, behind, users, low, high, levels)
+    )
+
+
+def _side(table: pl.DataFrame, arm: str, metric: str) -> pl.DataFrame:
+    rows = table.filter(pl.col("arm") == arm)
+    low, high = (f"{metric}_low", f"{metric}_high") if f"{metric}_low" in table.columns else (metric, metric)
+    return rows.select("level", value=pl.col(metric), low=pl.col(low), high=pl.col(high))
+
+
+def _lasting(flags: list[bool]) -> int | None:
+    """Index from which all flags hold to the end."""
+    start = None
+    for index in reversed(range(len(flags))):
+        if not flags[index]:
+            break
+        start = index
+    return start
+
+
+def _interpolate(levels: list[int], leads: list[float], start: int) -> float:
+    if start == 0:
+        return float(levels[0])
+    x0, x1 = levels[start - 1 : start + 1]
+    y0, y1 = leads[start - 1 : start + 1]
+    share = -y0 / (y1 - y0)
+    return float(x0 * (x1 / x0) ** share)
+
+
+def _sentence(
+    ahead: str, behind: str, users: float | None, low: float, high: float, levels: list[int]
+) -> str:
+    if users is None:
+        return f"{ahead} takes no lasting lead over {behind} between {levels[0]} and {levels[-1]} users."
+    if low == 0:
+        return f"{ahead} leads {behind} from {levels[0]} user{'s' if levels[0] > 1 else ''} on."
+    if high == math.inf:
+        return f"{ahead} seems to pass {behind} near {users:.1f} users, but the repeats overlap: not sure."
+    return f"{ahead} passes {behind} near {users:.1f} users, between {low:.0f} and {high:.0f}."

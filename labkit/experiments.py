@@ -1,0 +1,405 @@
+"""Experiments: which engine is under which load in which order, and whether the outcome can be trusted.
+
+An :class:`Experiment` is a list of :class:`Step`, each one level of load on one arm. One engine is loaded
+at a time; arms take turns level by level, so that slow drift of the machine hits all alike; the first level is
+measured again at the end to see that drift. :func:`sweep` and :func:`staircase` make the usual ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from labkit import verdict
+from labkit.budget import Budget
+from labkit.bundle import Recorder, Run
+from labkit.device import DeviceLock
+from labkit.engines.base import Engine, EngineFacts
+from labkit.errors import ExperimentStopped, UsageError
+from labkit.load.plan import ClientHealth, Plan, Tally
+from labkit.load.process import Frame, LoadProcess
+from labkit.metrics import spread
+from labkit.verdict import Verdict
+from labkit.workload import Workload
+
+PROBES = 4
+"""Warm-up requests an arm, one after another: the first may carry set-up, the median is the idle TTFT."""
+
+PROBE_TOKENS = 8
+
+GAUGE_PERIOD_S = 1.0
+
+_IDS_PER_STEP = 1_000_000  # leaves room, so that ids stay unique even if a load process is killed
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One side of a comparison: an engine with a model and the settings it was asked for.
+
+    Attributes:
+        name: what figures call it ("Ollama, 1 slot").
+        model: the name a client sends.
+        source: where the model file came from (``ModelSide.source``).
+        settings: as asked; what the engine really uses is in its facts.
+    """
+
+    name: str
+    engine: Engine
+    model: str
+    source: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One level of load on one arm.
+
+    Attributes:
+        level: users of a closed loop, requests of a burst.
+        load: fields of :class:`labkit.load.plan.Plan` that make the load ("arrivals", "users", "rounds" …).
+        phase: "warm-up", "measure" or "drift" (the first level again, at the end).
+    """
+
+    arm: Arm
+    level: int
+    repeat: int
+    load: dict[str, Any]
+    phase: str = "measure"
+
+    def __str__(self) -> str:
+        what = f"{self.level} user{'s' if self.level > 1 else ''}"
+        words = {"warm-up": "warm-up", "measure": what, "drift": f"{what} again, to see drift"}
+        return f"{self.arm.name}: {words[self.phase]}"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where an experiment is.
+
+    Attributes:
+        phase: one line for people.
+        done, total: finished and planned steps.
+        eta_s: estimated seconds to the end, None while there is nothing to estimate from.
+        frame: the newest samples of the level that is running, if one is.
+        run: everything measured so far; set each time a level ends.
+    """
+
+    phase: str
+    done: int = 0
+    total: int = 0
+    eta_s: float | None = None
+    frame: Frame | None = None
+    run: Run | None = None
+
+
+OnProgress = Callable[[Progress], None]
+
+
+class Experiment:
+    """A planned sequence of steps; :meth:`run` carries it out once."""
+
+    def __init__(
+        self, name: str, steps: Sequence[Step], *, workload: Workload, budget: Budget, seed: int, folder: Path
+    ) -> None:
+        """Plan it.
+
+        Raises:
+            UsageError: no steps, or two arms of one name.
+        """
+        if not steps:
+            raise UsageError(f"plan the experiment {name}", "no level to measure", "give at least one level")
+        self.name = name
+        self.steps = list(steps)
+        self.arms = list(dict.fromkeys(step.arm.name for step in steps))
+        self._by_name = {step.arm.name: step.arm for step in steps}
+        if any(self._by_name[step.arm.name] is not step.arm for step in steps):
+            raise UsageError(f"plan the experiment {name}", "two arms have one name", "name them apart")
+        self.workload = workload
+        self.budget = budget
+        self.seed = seed
+        self.folder = folder
+        self._stopping = False
+        self._load: LoadProcess | None = None
+        self._dead: dict[str, Verdict] = {}
+
+    def stop(self) -> None:
+        """End early and keep what came. May be called at any time and more than once."""
+        self._stopping = True
+        if self._load is not None:
+            self._load.stop()
+
+    async def run(self, on_progress: OnProgress = lambda _progress: None) -> Run:
+        """Measure, write the bundle and return the run with its verdict.
+
+        Raises:
+            ExperimentStopped: stop() came before the first level had begun.
+            UsageError: live and simulated engines in one experiment.
+            UnfairPair: the arms count different prompt tokens for the same question.
+        """
+        facts = {name: await self._facts(arm) for name, arm in self._by_name.items()}
+        kinds = {f.kind for f in facts.values()}
+        if len(kinds) > 1:
+            raise UsageError(
+                f"run {self.name}", "live and simulated engines in one run", "use one kind for all"
+            )
+        device = next(iter(facts.values())).device or "cpu"
+        on_wait = _waiting(on_progress, len(self.steps))
+        async with DeviceLock(device.split()[0], owner=f"{self.name} (pid {os.getpid()})", on_wait=on_wait):
+            await self._same_prompts()
+            recorder = Recorder(
+                self.folder,
+                kind=kinds.pop(),
+                arms={
+                    name: {
+                        "engine": arm.engine.name,
+                        "settings": arm.settings,
+                        "facts": facts[name].as_dict(),
+                    }
+                    for name, arm in self._by_name.items()
+                },
+                workload={**self.workload.as_dict(), "experiment": self.name, "budget": self.budget.name},
+                seed=self.seed,
+            )
+            return await self._measure(recorder, on_progress)
+
+    async def _facts(self, arm: Arm) -> EngineFacts:
+        await arm.engine.load(arm.model)
+        facts = await arm.engine.facts()
+        return replace(facts, model=arm.model, model_source=facts.model_source or arm.source)
+
+    async def _same_prompts(self) -> None:
+        from labkit.engines.models import assert_same_prompt
+
+        arms = list(self._by_name.values())
+        question = self.workload.prompts(1, "token count")[0].messages
+        for arm in arms[1:]:
+            await assert_same_prompt((arms[0].engine, arms[0].model), (arm.engine, arm.model), question)
+
+    async def _measure(self, recorder: Recorder, on_progress: OnProgress) -> Run:
+        before = {name: await arm.engine.served() for name, arm in self._by_name.items()}
+        done = 0
+        for index, step in enumerate(self.steps):
+            if self._stopping:
+                break
+            if step.arm.name not in self._dead:
+                await self._step(index, step, recorder, on_progress)
+            done += 1
+            run = Run.load(recorder.folder)
+            on_progress(Progress(str(step), done, len(self.steps), self._eta(recorder, index + 1), run=run))
+        if not recorder.levels:
+            raise ExperimentStopped(f"run {self.name}", "stopped before the first level", "press Run again")
+        for arm in self._by_name.values():
+            recorder.artefact(f"{arm.engine.name}.log", "\n".join(arm.engine.log_tail(2000)))
+        judged = await self._judge(recorder, before)
+        run = recorder.finish(judged, stopped=self._stopping)
+        on_progress(Progress("stopped" if self._stopping else "done", done, len(self.steps), 0.0, run=run))
+        return run
+
+    async def _step(self, index: int, step: Step, recorder: Recorder, on_progress: OnProgress) -> None:
+        plan = self._plan(index, step, recorder)
+        eta = self._eta(recorder, index)
+        async with LoadProcess(plan) as load, _gauges(step.arm, recorder):
+            self._load = load
+            if self._stopping:  # stop() came while the process was starting
+                load.stop()
+            async for frame in load.frames():
+                on_progress(Progress(str(step), index, len(self.steps), eta, frame=frame))
+            self._load = None
+        recorder.level(
+            {
+                "arm": step.arm.name,
+                "engine": step.arm.engine.name,
+                "level": step.level,
+                "repeat": step.repeat,
+                "warmup": step.phase == "warm-up",
+                "drift": step.phase == "drift",
+                **asdict(load.tally),
+                "client": asdict(load.health),
+                "broken": load.broken,
+            }
+        )
+        if not step.arm.engine.alive():
+            tail = " | ".join(step.arm.engine.log_tail(5))
+            self._dead[step.arm.name] = Verdict(
+                "suspect",
+                [f"{step}: the engine died, later levels of this arm are missing; its log ends: {tail}"],
+            )
+
+    def _plan(self, index: int, step: Step, recorder: Recorder) -> Plan:
+        # the same questions for every arm at one level and repeat, others at the next
+        seed = f"{self.seed}/{step.phase}/{step.level}/{step.repeat}"
+        asked = step.load.get("requests") or step.level * (step.load.get("rounds") or 1)
+        prompts = self.workload.prompts(asked, seed)
+        if step.phase == "warm-up":
+            prompts = [replace(p, output_tokens=PROBE_TOKENS) for p in prompts]
+        return Plan(
+            **{
+                "url": step.arm.engine.url,
+                "protocol": step.arm.engine.protocol,
+                "model": step.arm.model,
+                "prompts": prompts,
+                "seed": self.seed,
+                "api_key": step.arm.engine.api_key,
+                "engine": step.arm.engine.name,
+                "arm": step.arm.name,
+                "level": step.level,
+                "repeat": step.repeat,
+                "warmup": step.phase == "warm-up",
+                "rows": str(recorder.folder),
+                "first_id": index * _IDS_PER_STEP,
+                "t0": recorder.t0,
+                **step.load,
+            }
+        )
+
+    def _eta(self, recorder: Recorder, next_index: int) -> float | None:
+        """Rest of the plan at the answer rate each arm last showed; None until each arm has shown one."""
+        rates: dict[str, float] = {}
+        for record in recorder.levels:
+            window = record["ended_s"] - record["started_s"]
+            if record["ok"] and window > 0 and not record["warmup"]:
+                rates[record["arm"]] = record["ok"] / window
+        if any(name not in rates for name in self.arms if name not in self._dead):
+            return None
+        left = 0.0
+        for step in self.steps[next_index:]:
+            if step.arm.name in rates:
+                answers = step.load.get("requests") or step.level * step.load.get("rounds", 1)
+                left += min(answers / rates[step.arm.name], step.load.get("seconds") or float("inf"))
+        return left
+
+    async def _judge(self, recorder: Recorder, before: dict[str, Any]) -> Verdict:
+        verdicts = list(self._dead.values())
+        if self._stopping:
+            verdicts.append(Verdict("suspect", ["stopped early: later levels are missing or incomplete"]))
+        for name, arm in self._by_name.items():
+            levels = [r for r in recorder.levels if r["arm"] == name]
+            verdicts += [_client_verdict(levels), _drift_verdict(name, levels)]
+            if name not in self._dead:
+                verdicts.append(await _foreign_verdict(arm, levels, before[name], self.workload))
+        return verdict.combine(verdicts)
+
+
+def sweep(
+    arms: Sequence[Arm],
+    users: Sequence[int],
+    *,
+    workload: Workload,
+    budget: Budget,
+    seed: int,
+    folder: Path,
+) -> Experiment:
+    """Closed-loop load at each number of users on each arm in turn; the first level again at the end."""
+    if any(n < 1 for n in users):
+        raise UsageError(
+            f"sweep over users {list(users)}", "a level has fewer than one user", "use 1 or more"
+        )
+    limits = {"rounds": budget.rounds, "seconds": budget.max_s}
+    steps = _warm_up(arms)
+    for repeat in range(budget.repeats):
+        for position, level in enumerate(users):
+            turn = arms if (repeat + position) % 2 == 0 else list(reversed(arms))
+            steps += [Step(arm, level, repeat, {"users": level, **limits}) for arm in turn]
+    again = {"users": users[0], **limits} if users else {}
+    steps += [Step(arm, users[0], budget.repeats, again, "drift") for arm in arms if users]
+    return Experiment("sweep", steps, workload=workload, budget=budget, seed=seed, folder=folder)
+
+
+def staircase(
+    arms: Sequence[Arm],
+    burst: int,
+    *,
+    workload: Workload,
+    budget: Budget,
+    seed: int,
+    folder: Path,
+) -> Experiment:
+    """``burst`` requests at one moment, on each arm in turn: where a queue is, TTFT climbs in steps."""
+    load = {"arrivals": "burst", "users": burst, "requests": burst, "seconds": budget.max_s}
+    steps = _warm_up(arms)
+    for repeat in range(budget.repeats):
+        steps += [Step(arm, burst, repeat, load) for arm in arms]
+    return Experiment("staircase", steps, workload=workload, budget=budget, seed=seed, folder=folder)
+
+
+def _warm_up(arms: Sequence[Arm]) -> list[Step]:
+    return [Step(arm, 1, 0, {"users": 1, "requests": PROBES}, "warm-up") for arm in arms]
+
+
+def _waiting(on_progress: OnProgress, total: int) -> Callable[[str], None]:
+    return lambda sentence: on_progress(Progress(sentence, 0, total))
+
+
+@contextlib.asynccontextmanager
+async def _gauges(arm: Arm, recorder: Recorder) -> Any:
+    """Read the engine's gauges once a second while a level runs."""
+
+    async def poll() -> None:
+        while True:
+            recorder.gauge(arm.engine.name, arm.name, asdict(await arm.engine.gauges()))
+            await asyncio.sleep(GAUGE_PERIOD_S)
+
+    task = asyncio.create_task(poll())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def _client_verdict(levels: list[dict[str, Any]]) -> Verdict:
+    verdicts = []
+    for record in levels:
+        health = ClientHealth(**record["client"])
+        judged = verdict.judge_client(
+            loop_lag_p99_ms=health.loop_lag_p99_ms,
+            missed_ticks=health.missed_ticks,
+            coalesced_share=health.coalesced_share,
+        )
+        where = f"{record['arm']}, level {record['level']}: "
+        verdicts.append(Verdict(judged.word, [where + reason for reason in judged.reasons]))
+        if record["broken"] or health.rows_lost:
+            lost = record["broken"] or f"{health.rows_lost} rows could not be written"
+            verdicts.append(Verdict("suspect", [where + lost]))
+    return verdict.combine(verdicts) if verdicts else Verdict("unknown", [])
+
+
+def _drift_verdict(arm: str, levels: list[dict[str, Any]]) -> Verdict:
+    def rate(record: dict[str, Any]) -> float:
+        return float(record["tokens"] / (record["ended_s"] - record["started_s"]))
+
+    again = next((r for r in levels if r["drift"] and r["ok"]), None)
+    if not any(r["drift"] for r in levels):
+        return Verdict()  # this experiment has no drift step
+    measured = [r for r in levels if not r["drift"] and not r["warmup"] and r["ok"]]
+    same = [r for r in measured if again and r["level"] == again["level"]]
+    first = rate(same[0]) if same else None
+    noise = spread([rate(r) for r in same])
+    return verdict.judge_drift(arm, first, rate(again) if again else None, noise)
+
+
+async def _foreign_verdict(
+    arm: Arm, levels: list[dict[str, Any]], before: Any, workload: Workload
+) -> Verdict:
+    """Compare the engine's own count with what this run sent: tokens where it counts them, else requests."""
+    totals = Tally(
+        **{
+            k: sum(r[k] for r in levels)
+            for k in ("planned", "ok", "failed", "cancelled", "unfinished", "tokens")
+        }
+    )
+    after = await arm.engine.served()
+    if after.output_tokens is not None and before.output_tokens is not None:
+        unseen = (totals.planned - totals.ok) * workload.output_tokens
+        made = after.output_tokens - before.output_tokens
+        return verdict.judge_foreign(arm.name, "output tokens", made, totals.tokens, unseen)
+    served = None
+    if after.requests is not None and before.requests is not None:
+        served = after.requests - before.requests
+    return verdict.judge_foreign(arm.name, "requests", served, totals.planned)
