@@ -17,11 +17,11 @@ class Crossover:
     Attributes:
         metric: the summary column that was compared.
         ahead, behind: the arms.
-        users: best estimate, interpolated on a logarithmic axis; None if ``ahead`` never takes a lasting lead.
-        low, high: the interval: the last measured level where ``ahead`` does not surely lead and the first from
-            which it surely does, where "surely" means that the repeats' ranges do not overlap (with one repeat:
-            that the values differ). ``low`` is 0 if it leads from the first level on; ``high`` is infinite if
-            the lead is never sure.
+        users: best estimate, interpolated on a logarithmic axis; None without a lasting lead.
+        low, high: the interval: the last measured level where ``ahead`` does not surely lead and the first
+            from which it surely does, where "surely" means that the repeats' ranges do not overlap (with one
+            repeat: that the values differ). ``low`` is 0 if it leads from the first level on; ``high`` is
+            infinite if the lead is never sure.
         sentence: the same in words.
     """
 
@@ -65,7 +65,7 @@ def crossover(table: pl.DataFrame, ahead: str, behind: str, metric: str = "token
     low = levels[unsure - 1] if unsure else 0
     high = math.inf if sure_from is None else levels[sure_from]
     return Crossover(
-        metric, ahead, behind, users, low, high, _sentence(ahead, behind, users, low, high, levels)
+        metric, ahead, behind, users, low, high, _sentence((ahead, behind), users, (low, high), levels)
     )
 
 
@@ -95,8 +95,10 @@ def _interpolate(levels: list[int], leads: list[float], start: int) -> float:
 
 
 def _sentence(
-    ahead: str, behind: str, users: float | None, low: float, high: float, levels: list[int]
+    arms: tuple[str, str], users: float | None, interval: tuple[float, float], levels: list[int]
 ) -> str:
+    ahead, behind = arms
+    low, high = interval
     if users is None:
         return f"{ahead} takes no lasting lead over {behind} between {levels[0]} and {levels[-1]} users."
     if low == 0:

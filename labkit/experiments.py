@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,10 @@ from labkit import verdict
 from labkit.budget import Budget
 from labkit.bundle import Recorder, Run
 from labkit.device import DeviceLock
-from labkit.engines.base import Engine, EngineFacts
+from labkit.engines.base import Engine, EngineFacts, Served
 from labkit.errors import ExperimentStopped, UsageError
-from labkit.load.plan import ClientHealth, Plan, Tally
+from labkit.load.plan import Plan
 from labkit.load.process import Frame, LoadProcess
-from labkit.metrics import spread
 from labkit.verdict import Verdict
 from labkit.workload import Workload
 
@@ -273,13 +272,13 @@ class Experiment:
                 left += min(answers / rates[step.arm.name], step.load.get("seconds") or float("inf"))
         return left
 
-    async def _judge(self, recorder: Recorder, before: dict[str, Any]) -> Verdict:
+    async def _judge(self, recorder: Recorder, before: dict[str, Served]) -> Verdict:
         verdicts = list(self._dead.values())
         if self._stopping:
             verdicts.append(Verdict("suspect", ["stopped early: later levels are missing or incomplete"]))
         for name, arm in self._by_name.items():
             levels = [r for r in recorder.levels if r["arm"] == name]
-            verdicts += [_client_verdict(levels), _drift_verdict(name, levels)]
+            verdicts += [verdict.judge_clients(levels), verdict.judge_drift(name, levels)]
             if name not in self._dead:
                 verdicts.append(await _foreign_verdict(arm, levels, before[name], self.workload))
         return verdict.combine(verdicts)
@@ -336,7 +335,7 @@ def _waiting(on_progress: OnProgress, total: int) -> Callable[[str], None]:
 
 
 @contextlib.asynccontextmanager
-async def _gauges(arm: Arm, recorder: Recorder) -> Any:
+async def _gauges(arm: Arm, recorder: Recorder) -> AsyncIterator[None]:
     """Read the engine's gauges once a second while a level runs."""
 
     async def poll() -> None:
@@ -353,53 +352,17 @@ async def _gauges(arm: Arm, recorder: Recorder) -> Any:
             await task
 
 
-def _client_verdict(levels: list[dict[str, Any]]) -> Verdict:
-    verdicts = []
-    for record in levels:
-        health = ClientHealth(**record["client"])
-        judged = verdict.judge_client(
-            loop_lag_p99_ms=health.loop_lag_p99_ms,
-            missed_ticks=health.missed_ticks,
-            coalesced_share=health.coalesced_share,
-        )
-        where = f"{record['arm']}, level {record['level']}: "
-        verdicts.append(Verdict(judged.word, [where + reason for reason in judged.reasons]))
-        if record["broken"] or health.rows_lost:
-            lost = record["broken"] or f"{health.rows_lost} rows could not be written"
-            verdicts.append(Verdict("suspect", [where + lost]))
-    return verdict.combine(verdicts) if verdicts else Verdict("unknown", [])
-
-
-def _drift_verdict(arm: str, levels: list[dict[str, Any]]) -> Verdict:
-    def rate(record: dict[str, Any]) -> float:
-        return float(record["tokens"] / (record["ended_s"] - record["started_s"]))
-
-    again = next((r for r in levels if r["drift"] and r["ok"]), None)
-    if not any(r["drift"] for r in levels):
-        return Verdict()  # this experiment has no drift step
-    measured = [r for r in levels if not r["drift"] and not r["warmup"] and r["ok"]]
-    same = [r for r in measured if again and r["level"] == again["level"]]
-    first = rate(same[0]) if same else None
-    noise = spread([rate(r) for r in same])
-    return verdict.judge_drift(arm, first, rate(again) if again else None, noise)
-
-
 async def _foreign_verdict(
-    arm: Arm, levels: list[dict[str, Any]], before: Any, workload: Workload
+    arm: Arm, levels: list[dict[str, Any]], before: Served, workload: Workload
 ) -> Verdict:
     """Compare the engine's own count with what this run sent: tokens where it counts them, else requests."""
-    totals = Tally(
-        **{
-            k: sum(r[k] for r in levels)
-            for k in ("planned", "ok", "failed", "cancelled", "unfinished", "tokens")
-        }
-    )
+    planned, ok, tokens = (sum(r[key] for r in levels) for key in ("planned", "ok", "tokens"))
     after = await arm.engine.served()
     if after.output_tokens is not None and before.output_tokens is not None:
-        unseen = (totals.planned - totals.ok) * workload.output_tokens
+        unseen = (planned - ok) * workload.output_tokens
         made = after.output_tokens - before.output_tokens
-        return verdict.judge_foreign(arm.name, "output tokens", made, totals.tokens, unseen)
+        return verdict.judge_foreign(arm.name, "output tokens", made, tokens, unseen)
     served = None
     if after.requests is not None and before.requests is not None:
         served = after.requests - before.requests
-    return verdict.judge_foreign(arm.name, "requests", served, totals.planned)
+    return verdict.judge_foreign(arm.name, "requests", served, planned)

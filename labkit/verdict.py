@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+from labkit import metrics
 
 LAG_P99_LIMIT_MS = 20.0
 """Above this loop lag the client may be the cause. With both engines' threads on both cores of the 2-core
@@ -32,24 +35,38 @@ class Verdict:
 def combine(verdicts: Iterable[Verdict]) -> Verdict:
     """The worst word and every reason."""
     found = list(verdicts)
-    word = max((v.word for v in found), key=_ORDER.index, default="unknown")
+    word = max((v.word for v in found), key=_ORDER.index, default="clean")
     return Verdict(word, [reason for v in found for reason in v.reasons])
 
 
-def judge_client(*, loop_lag_p99_ms: float, missed_ticks: int, coalesced_share: float) -> Verdict:
-    """Suspect if the load process could not keep up."""
-    reasons = []
-    if loop_lag_p99_ms > LAG_P99_LIMIT_MS:
+def judge_clients(levels: Iterable[dict[str, Any]]) -> Verdict:
+    """Suspect if the load process could not keep up at some level, broke off, or could not write its rows.
+
+    Args:
+        levels: level records of ``run.json``.
+    """
+    return combine([_judge_client(record) for record in levels])
+
+
+def _judge_client(record: dict[str, Any]) -> Verdict:
+    health, reasons = record["client"], []
+    lag, coalesced = health["loop_lag_p99_ms"], health["coalesced_share"]
+    if lag > LAG_P99_LIMIT_MS:
         reasons.append(
-            f"the load process ran late: loop lag p99 {loop_lag_p99_ms:.1f} ms "
-            f"(limit {LAG_P99_LIMIT_MS:.0f}), {missed_ticks} ticks missed"
+            f"the load process ran late: loop lag p99 {lag:.1f} ms (limit {LAG_P99_LIMIT_MS:.0f}), "
+            f"{health['missed_ticks']} ticks missed"
         )
-    if coalesced_share > COALESCED_LIMIT:
+    if coalesced > COALESCED_LIMIT:
         reasons.append(
-            f"{coalesced_share:.0%} of token chunks were read together with the one before "
+            f"{coalesced:.0%} of token chunks were read together with the one before "
             f"(limit {COALESCED_LIMIT:.0%})"
         )
-    return Verdict("suspect" if reasons else "clean", reasons)
+    if health["rows_lost"]:
+        reasons.append(f"{health['rows_lost']} rows could not be written")
+    if record["broken"]:
+        reasons.append(record["broken"])
+    where = f"{record['arm']}, level {record['level']}"
+    return Verdict("suspect" if reasons else "clean", [f"{where}: {reason}" for reason in reasons])
 
 
 def judge_foreign(arm: str, what: str, served: int | None, sent: int, slack: int = 0) -> Verdict:
@@ -73,20 +90,27 @@ def judge_foreign(arm: str, what: str, served: int | None, sent: int, slack: int
     return Verdict()
 
 
-def judge_drift(arm: str, first: float | None, again: float | None, noise: float | None) -> Verdict:
-    """Suspect if the first level, measured again at the end, gives another result.
+def judge_drift(arm: str, levels: Sequence[dict[str, Any]]) -> Verdict:
+    """Suspect if the first level, measured again at the end, gives other total tokens/s.
 
     Args:
-        first, again: total tokens/s at the first level, at the start and at the end.
-        noise: half range over median of the repeats, if there were any.
+        levels: this arm's level records of ``run.json``; without a drift step among them there is nothing
+            to judge and the verdict is clean.
     """
-    if not first or not again:
+    if not any(r["drift"] for r in levels):
+        return Verdict()
+    again = next((r for r in levels if r["drift"] and r["ok"]), None)
+    measured = [r for r in levels if not r["drift"] and not r["warmup"] and r["ok"]]
+    rates = [_rate(r) for r in measured if again and r["level"] == again["level"]]
+    if again is None or not rates:
         return Verdict("unknown", [f"{arm}: the first level was not measured twice, so drift is unknown"])
-    drift = again / first - 1
-    limit = max(DRIFT_LIMIT, 2 * (noise or 0.0))
+    drift = _rate(again) / rates[0] - 1
+    limit = max(DRIFT_LIMIT, 2 * (metrics.spread(rates) or 0.0))
     if abs(drift) <= limit:
         return Verdict()
-    return Verdict(
-        "suspect",
-        [f"{arm}: the first level changed by {drift:+.0%} between start and end (limit {limit:.0%})"],
-    )
+    reason = f"{arm}: the first level changed by {drift:+.0%} between start and end (limit {limit:.0%})"
+    return Verdict("suspect", [reason])
+
+
+def _rate(record: dict[str, Any]) -> float:
+    return float(record["tokens"] / (record["ended_s"] - record["started_s"]))
