@@ -28,12 +28,14 @@ from labkit.engines.ports import free_port, is_free, port_owner
 from labkit.errors import EngineDied, StartFailed, StopFailed
 
 __all__ = [
+    "OWNER_PID",
     "Cause",
     "Owner",
     "ServerState",
     "died",
     "free_port",
     "launch",
+    "owner_pid",
     "port_owner",
     "states",
     "tail",
@@ -41,6 +43,9 @@ __all__ = [
 ]
 
 Owner = Literal["kernel", "shell"]
+
+OWNER_PID = "LABKIT_OWNER_PID"
+"""Environment variable by which a runner of notebooks becomes the owner of what their kernels start."""
 
 POLL_S = 0.1
 SPEAK_EVERY_S = 5.0
@@ -101,6 +106,11 @@ class ServerState:
         return self._supervisor() is not None
 
 
+def owner_pid() -> int:
+    """The process with which a kernel's server started here ends: the notebooks' runner, else this one."""
+    return int(os.environ.get(OWNER_PID, os.getpid()))
+
+
 def states(engine: str | None = None) -> list[ServerState]:
     """Servers that labkit started and that still run, oldest first; removes the files of dead ones."""
     found = []
@@ -158,7 +168,7 @@ async def launch(
         "settings": dict(settings),
         "model": model,
         "owner": owner,
-        "owner_pid": os.getpid(),
+        "owner_pid": owner_pid(),
         "log": str(log),
     }
     progress(f"{engine}: starting on port {port}, log {log}")
@@ -170,9 +180,8 @@ async def launch(
             state = await start.wait_for_state()
             await start.wait_until(ready, progress)
     except TimeoutError:
-        failure = start.failure(
-            f"not ready after {deadline_s:.0f} s"
-        )  # read before our own stop is in the log
+        # Read before our own stop is in the log.
+        failure = start.failure(f"not ready after {deadline_s:.0f} s")
         await start.undo()
         raise failure from None
     except BaseException:

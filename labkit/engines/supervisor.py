@@ -151,14 +151,15 @@ def _reap(server: subprocess.Popen[bytes]) -> int | None:
     return server.returncode
 
 
-def _watch(server: subprocess.Popen[bytes], wakeups: int, *, owned: bool) -> None:
+def _watch(server: subprocess.Popen[bytes], wakeups: int, owner: psutil.Process | None) -> None:
     """Return when the server ended, its owner is gone, or somebody asked this process to end."""
-    owner = os.getppid()
-    sources = [wakeups, sys.stdin.fileno()] if owned else [wakeups]
+    piped = owner is not None and owner.pid == os.getppid()
+    sources = [wakeups, sys.stdin.fileno()] if piped else [wakeups]
     while _reap(server) is None:
-        # The timeout is for an owner that forked a child without exec: that child holds our pipe open.
-        ready, _, _ = select.select(sources, [], [], OWNER_CHECK_S if owned else None)
-        if owned and (sys.stdin.fileno() in ready or os.getppid() != owner):
+        # The timeout is for an owner that is not our parent, or that forked a child without exec: that child
+        # holds our pipe open.
+        ready, _, _ = select.select(sources, [], [], OWNER_CHECK_S if owner else None)
+        if owner and (sys.stdin.fileno() in ready or not alive(owner)):
             return
         if wakeups in ready and set(os.read(wakeups, 64)) & {signal.SIGTERM, signal.SIGINT}:
             return
@@ -191,6 +192,7 @@ def main() -> int:
     state_file = Path(spec["state_file"])
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     wakeups = _catch_signals()
+    owner = psutil.Process(spec["state"]["owner_pid"]) if spec["state"]["owner"] == "kernel" else None
     try:
         server = _start(spec)
     except OSError as error:
@@ -203,7 +205,7 @@ def main() -> int:
         "started_at": time.time(),
     }
     _write_state(state_file, spec["state"] | identity)
-    _watch(server, wakeups, owned=spec["state"]["owner"] == "kernel")
+    _watch(server, wakeups, owner)
     stop_family(psutil.Process(), server.pid, spec["grace_s"])
     sys.stderr.write(f"labkit: {_last_words(_reap(server))}\n")
     _drop_state(state_file)
