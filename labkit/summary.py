@@ -42,7 +42,9 @@ def summarise(requests: pl.DataFrame, tokens: pl.DataFrame, levels: list[dict[st
         :data:`LOWER_BOUND_SHARE`).
     """
     windows = measured_levels(levels)
-    rows = requests.join(windows, on=[*_KEY, "repeat"], how="inner", maintain_order="left")
+    # the warm-up is also a repeat 0 of level 1
+    measured = requests.filter(~pl.col("warmup"))
+    rows = measured.join(windows, on=[*_KEY, "repeat"], how="inner", maintain_order="left")
     rates = (
         rows.group_by(*_KEY, "repeat", "window_s", maintain_order=True)
         .agg(pl.col("output_tokens").sum())
