@@ -7,8 +7,11 @@ going the tables are ``*.rows`` files that the load process appends to; :meth:`R
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -99,7 +102,8 @@ class Run:
             tables[table], note = _read_table(folder, table)
             notes += [note] if note else []
         if meta["state"] != "complete":
-            notes.insert(0, f"{folder.name}: the run was broken off before its end")
+            how = "stopped early" if meta["state"] == "stopped" else "broken off before its end"
+            notes.insert(0, f"{folder.name}: the run was {how}")
         return cls(meta, **tables, path=folder, partial="; ".join(notes) or None)
 
     def summary(self) -> pl.DataFrame:
@@ -136,6 +140,7 @@ class Recorder:
     ) -> None:
         self.folder = empty_folder(folder)
         self.t0 = time.perf_counter()
+        self._trouble: str | None = None
         self._meta: dict[str, Any] = {
             "schema_version": schema.SCHEMA_VERSION,
             "kind": kind,
@@ -159,7 +164,7 @@ class Recorder:
             for name, value in values.items()
             if value is not None
         ]
-        with (self.folder / "gauges.rows").open("ab") as out:
+        with self._disk(), (self.folder / "gauges.rows").open("ab") as out:
             out.write(b"".join(orjson.dumps(row) + b"\n" for row in rows))
 
     def level(self, record: dict[str, Any]) -> None:
@@ -174,8 +179,9 @@ class Recorder:
 
     def artefact(self, name: str, content: str) -> None:
         """Keep a text (a server log, a transcript) in the bundle."""
-        (self.folder / "artefacts").mkdir(exist_ok=True)
-        (self.folder / "artefacts" / name).write_text(content)
+        with self._disk():
+            (self.folder / "artefacts").mkdir(exist_ok=True)
+            (self.folder / "artefacts" / name).write_text(content)
 
     @property
     def levels(self) -> list[dict[str, Any]]:
@@ -188,24 +194,41 @@ class Recorder:
         On a full disk the rows stay as they are and the returned run says so in ``partial``.
         """
         self._meta["verdict"] = {"word": verdict.word, "reasons": verdict.reasons}
-        tables = {table: _read_table(self.folder, table)[0] for table in _TABLES}
+        tables = self._tables()
         tables["requests"] = metrics.estimate_queue(tables["requests"])
-        try:
+        with self._disk():
             for table, frame in tables.items():
                 frame.write_parquet(self.folder / f"{table}.parquet")
-            self._meta["state"] = "stopped" if stopped else "complete"
-            self._write()
-        except OSError as error:
-            note = f"{self.folder}: could not be completed ({error}); the rows written so far are kept"
+        self._meta["state"] = "stopped" if stopped else "complete"
+        self._write()
+        if self._trouble:
+            note = f"{self.folder}: not all could be written ({self._trouble}); the rows so far are kept"
             return Run(self._meta, **tables, path=self.folder, partial=note)
         for table in _TABLES:
             (self.folder / f"{table}.rows").unlink(missing_ok=True)
         return Run.load(self.folder)
 
+    def so_far(self) -> Run:
+        """What is measured up to now, while the run goes on."""
+        note = f"{self.folder.name}: the run has not ended"
+        return Run(copy.deepcopy(self._meta), **self._tables(), path=self.folder, partial=note)
+
+    def _tables(self) -> dict[str, pl.DataFrame]:
+        return {table: _read_table(self.folder, table)[0] for table in _TABLES}
+
+    @contextlib.contextmanager
+    def _disk(self) -> Iterator[None]:
+        """A full or vanished disk must not end a measurement that is running: it is reported at the end."""
+        try:
+            yield
+        except OSError as error:
+            self._trouble = str(error)
+
     def _write(self) -> None:
         temporary = self.folder / "run.json.new"
-        temporary.write_bytes(orjson.dumps(self._meta, option=orjson.OPT_INDENT_2))
-        temporary.replace(self.folder / "run.json")
+        with self._disk():
+            temporary.write_bytes(orjson.dumps(self._meta, option=orjson.OPT_INDENT_2))
+            temporary.replace(self.folder / "run.json")
 
 
 def empty_folder(folder: Path) -> Path:

@@ -1,8 +1,8 @@
 """Experiments: which engine is under which load in which order, and whether the outcome can be trusted.
 
-An :class:`Experiment` is a list of :class:`Step`, each one level of load on one arm. One engine is loaded
-at a time; arms take turns level by level, so that slow drift of the machine hits all alike; the first level is
-measured again at the end to see that drift. :func:`sweep` and :func:`staircase` make the usual ones.
+An :class:`Experiment` is a list of :class:`Step`, each one level of load on one arm. One engine is under
+load at a time; arms take turns level by level, so that slow drift of the machine hits all alike; the first
+level is measured again at the end to see that drift. :func:`sweep` and :func:`staircase` make the usual ones.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from labkit import verdict
 from labkit.budget import Budget
 from labkit.bundle import Recorder, Run
 from labkit.device import DeviceLock
 from labkit.engines.base import Engine, EngineFacts, Served
-from labkit.errors import ExperimentStopped, UsageError
+from labkit.errors import EngineError, ExperimentStopped, UsageError
 from labkit.load.plan import Plan
 from labkit.load.process import Frame, LoadProcess
 from labkit.verdict import Verdict
@@ -188,8 +190,11 @@ class Experiment:
             if step.arm.name not in self._dead:
                 await self._step(index, step, recorder, on_progress)
             done += 1
-            run = Run.load(recorder.folder)
-            on_progress(Progress(str(step), done, len(self.steps), self._eta(recorder, index + 1), run=run))
+            on_progress(
+                Progress(
+                    str(step), done, len(self.steps), self._eta(recorder, index + 1), run=recorder.so_far()
+                )
+            )
         if not recorder.levels:
             raise ExperimentStopped(f"run {self.name}", "stopped before the first level", "press Run again")
         for arm in self._by_name.values():
@@ -340,7 +345,9 @@ async def _gauges(arm: Arm, recorder: Recorder) -> AsyncIterator[None]:
 
     async def poll() -> None:
         while True:
-            recorder.gauge(arm.engine.name, arm.name, asdict(await arm.engine.gauges()))
+            # a reading that fails is a missing row; whether the engine lives is judged after the level
+            with contextlib.suppress(EngineError, httpx.HTTPError):
+                recorder.gauge(arm.engine.name, arm.name, asdict(await arm.engine.gauges()))
             await asyncio.sleep(GAUGE_PERIOD_S)
 
     task = asyncio.create_task(poll())

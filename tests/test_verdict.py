@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from labkit import verdict
+from labkit.verdict import Verdict
+
+
+def level(**changes: Any) -> dict[str, Any]:
+    client = {"loop_lag_p99_ms": 1.0, "coalesced_share": 0.0, "missed_ticks": 0, "rows_lost": 0}
+    record = {
+        "arm": "a", "level": 1, "warmup": False, "drift": False, "ok": 5, "tokens": 100,
+        "started_s": 0.0, "ended_s": 1.0, "broken": None,
+    }  # fmt: skip
+    return {**record, "client": {**client, **changes.pop("client", {})}, **changes}
+
+
+def test_the_worst_word_wins_and_every_reason_is_kept() -> None:
+    found = verdict.combine(
+        [Verdict("unknown", ["x"]), Verdict("contaminated", ["y"]), Verdict("suspect", ["z"])]
+    )
+    assert found == Verdict("contaminated", ["x", "y", "z"])
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        {"client": {"loop_lag_p99_ms": 1000.0, "missed_ticks": 7}},
+        {"client": {"coalesced_share": 0.5}},
+        {"client": {"rows_lost": 3}},
+        {"broken": "the load process was killed"},
+    ],
+)
+def test_a_client_in_trouble_makes_the_run_suspect(trouble: dict[str, Any]) -> None:
+    assert verdict.judge_clients([level()]).word == "clean"
+    found = verdict.judge_clients([level(), level(level=4, **trouble)])
+    assert found.word == "suspect"
+    assert "a, level 4" in found.reasons[0]
+
+
+def test_foreign_load_above_one_percent_contaminates() -> None:
+    assert verdict.judge_foreign("a", "requests", 1000, 1000).word == "clean"
+    assert verdict.judge_foreign("a", "requests", 1009, 1000).word == "clean"
+    assert verdict.judge_foreign("a", "requests", 1050, 1000).word == "contaminated"
+    assert verdict.judge_foreign("a", "output tokens", 1050, 1000, slack=64).word == "clean"
+    assert verdict.judge_foreign("a", "requests", None, 1000).word == "unknown"
+
+
+def test_drift_is_judged_against_five_percent_or_twice_the_repeats_spread() -> None:
+    again = level(drift=True, tokens=90)
+    assert verdict.judge_drift("a", [level(), again]).word == "suspect"
+    assert verdict.judge_drift("a", [level(), level(drift=True, tokens=97)]).word == "clean"
+    noisy = [level(), level(tokens=88, repeat=1), level(tokens=112, repeat=2)]
+    assert verdict.judge_drift("a", [*noisy, again]).word == "clean"
+
+
+def test_drift_without_a_second_look_is_unknown_and_without_a_plan_for_one_is_no_matter() -> None:
+    assert verdict.judge_drift("a", [level(), level(drift=True, ok=0)]).word == "unknown"
+    assert verdict.judge_drift("a", [level()]).word == "clean"
