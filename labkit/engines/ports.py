@@ -20,8 +20,8 @@ def is_free(port: int) -> bool:
 
 
 def free_port(preferred: int) -> int:
-    """``preferred`` if it is free, else any free port."""
-    if is_free(preferred):
+    """``preferred`` if it is free, else any free port; 0 prefers none."""
+    if preferred and is_free(preferred):
         return preferred
     with closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as probe:
         probe.bind(("127.0.0.1", 0))
