@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
+from labkit.errors import LoadError, UsageError
 from labkit.workload import Prompt
 
 PROTOCOLS = ("openai-chat", "openai-completions", "ollama-chat", "ollama-generate")
@@ -21,6 +24,9 @@ class Plan:
     counted as unfinished.
 
     Times are absolute readings of ``time.perf_counter`` (one clock for all processes of a machine).
+
+    Raises:
+        UsageError: fields that make no sense, alone or together.
     """
 
     url: str  # root or .../v1
@@ -29,7 +35,7 @@ class Plan:
     prompts: list[Prompt]  # taken in order, over again when they run out
     arrivals: str = "closed"
     users: int = 1  # closed loop: users; open loop: connections opened ahead
-    rate: float | None = None  # requests a second for poisson and constant; size of a burst is `users`
+    rate: float | None = None  # requests a second in an open loop; a burst is `users` requests at once
     requests: int | None = None
     rounds: int | None = None  # closed loop: questions a user asks
     seconds: float | None = None
@@ -52,6 +58,53 @@ class Plan:
     first_id: int = 0
     t0: float = 0.0  # perf_counter at the start of the run; 0 = at the start of the level
 
+    def __post_init__(self) -> None:
+        for flaw, fix in self._flaws():
+            raise UsageError("plan a load", flaw, fix)
+
+    def _flaws(self) -> Iterator[tuple[str, str]]:
+        """What is wrong, and what to do about it."""
+        if self.protocol not in PROTOCOLS:
+            yield f"protocol {self.protocol!r}", f"one of {', '.join(PROTOCOLS)}"
+        if self.arrivals not in ARRIVALS:
+            yield f"arrivals {self.arrivals!r}", f"one of {', '.join(ARRIVALS)}"
+        try:
+            url = urlsplit(self.url)
+            whole = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        except ValueError:  # a port that is no number
+            whole = False
+        if not whole:
+            yield f"url {self.url!r}", "give it as http(s)://host[:port][/path]"
+        if not self.prompts:
+            yield "no prompts", "give at least one"
+        for name in ("users", "rate", "requests", "rounds", "seconds", "timeout_s"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                yield f"{name} is {value}", "it must be above 0"
+        for name in ("think_s", "ramp_s"):
+            if not getattr(self, name) >= 0:
+                yield f"{name} is {getattr(self, name)}", "it must not be negative"
+        yield from self._unending()
+
+    def _unending(self) -> Iterator[tuple[str, str]]:
+        """Combinations that would never end, or never reach their end."""
+        if self.requests is None and self.rounds is None and self.seconds is None:
+            yield "it never ends", "give requests, rounds or seconds"
+        if self.arrivals == "closed":
+            return
+        if self.rounds is not None:
+            yield (
+                "rounds in an open loop",
+                "rounds belong to users of a closed loop: give requests",
+            )
+        if self.rate is None and self.arrivals != "burst":
+            yield f"{self.arrivals} arrivals without a rate", "give the rate in requests a second"
+        if self.rate is None and (self.requests or 0) > self.users:
+            yield (
+                f"one burst of {self.users} never makes {self.requests} requests",
+                "give a rate or more users",
+            )
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data for the pipe to the load process."""
         return asdict(self)
@@ -64,28 +117,41 @@ class Plan:
 
 @dataclass(frozen=True)
 class Tally:
-    """Where every planned request went: planned = ok + failed + cancelled + unfinished, always."""
+    """Where every planned request went: planned = ok + failed + cancelled + unfinished, always.
+
+    While a level runs, requests in flight count as unfinished.
+
+    Raises:
+        LoadError: the sum does not hold, so a request got lost.
+    """
 
     planned: int = 0
     ok: int = 0
     failed: int = 0
     cancelled: int = 0
     unfinished: int = 0
-    tokens: int = 0
+    tokens: int = 0  # received so far, in answers of any outcome
+    unmetered: int = 0  # answers whose server counted no tokens: chunks were counted instead
     started_s: float = 0.0  # first request sent, since t0
-    ended_s: float = 0.0
+    ended_s: float = 0.0  # last request ended
+
+    def __post_init__(self) -> None:
+        if self.planned != self.ok + self.failed + self.cancelled + self.unfinished:
+            raise LoadError("count requests", f"the outcomes do not add up: {self}", "report this as a bug")
 
 
 @dataclass(frozen=True)
 class ClientHealth:
     """How well the load process itself kept up."""
 
-    loop_lag_p50_ms: float = 0.0
+    loop_lag_p50_ms: float = 0.0  # lateness of a 5 ms ticker; missed ticks count with theirs
     loop_lag_p99_ms: float = 0.0
     loop_lag_max_ms: float = 0.0
     missed_ticks: int = 0
-    coalesced_share: float = 0.0
+    coalesced_share: float = 0.0  # token chunks that shared a read with the one before
     send_late_p99_ms: float = 0.0  # actual send minus intended
     cpu_s: float = 0.0
-    rss_mib: float = 0.0
+    rss_mib: float = 0.0  # peak
     rows_lost: int = 0  # rows that could not be written (disk full)
+    connections: int = 0  # opened in all; 0 means that the server was never reached
+    retries: int = 0  # requests sent again because the server closed an idle connection under them
