@@ -2,7 +2,7 @@
 
 A metric of one request is a polars expression over the ``requests`` table (:data:`labkit.schema.REQUESTS`),
 so that the same definition serves a table, a figure, a check and the command line. All are in seconds.
-Tools disagree on these words; ``docs/`` has a page on who means what.
+Tools disagree on these words; docs/measuring.md says who means what.
 """
 
 from __future__ import annotations

@@ -124,6 +124,9 @@ def side_by_side(
         for name in ("kind", "host", "workload", "labkit")
         if meta_a[name] != meta_b[name]
     ]
+    for meta, other in ((meta_a, meta_b), (meta_b, meta_a)):
+        if only := [arm for arm in meta["arms"] if arm not in other["arms"]]:
+            differences.append(f"measured in one run only: {', '.join(only)}")
     same_files = True
     for arm in [a for a in meta_a["arms"] if a in meta_b["arms"]]:
         facts_a, facts_b = meta_a["arms"][arm].get("facts", {}), meta_b["arms"][arm].get("facts", {})
