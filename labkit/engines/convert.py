@@ -1,0 +1,63 @@
+"""GGUF to 16 bit, run by the Python of the vLLM environment (labkit itself needs neither torch nor gguf).
+
+    python convert.py safetensors MODEL.gguf FOLDER      for vLLM: Hugging Face folder, bfloat16
+    python convert.py f16 MODEL.gguf MODEL-F16.gguf      for Ollama: the same values as float16
+
+Both dequantise every tensor and round it to bfloat16; the second stores those values as float16 and stops if
+one of them does not fit exactly. So both engines hold the same numbers.
+
+Ollama gets a GGUF with the source's metadata, since ``ollama create`` from the folder (tried with 0.34.0)
+writes the pre-tokenizer "default" where this model has "smollm", and splits punctuation otherwise than vLLM.
+The same input gives the same bytes each time.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read by transformers at import: a conversion never needs the network
+
+import gguf
+import numpy as np
+import torch
+
+
+def to_safetensors(source: Path, folder: Path) -> None:
+    """Write ``folder``: config, tokenizer, chat template and one model.safetensors in bfloat16."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    where = {"pretrained_model_name_or_path": str(source.parent), "gguf_file": source.name}
+    model = AutoModelForCausalLM.from_pretrained(
+        **where, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
+    )
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(**where).save_pretrained(folder)
+
+
+def to_f16(source: Path, target: Path) -> None:
+    """Write ``target``: matrices as float16, vectors as float32, everything else as in ``source``."""
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(target, arch=reader.fields["general.architecture"].contents())
+    for name, field in reader.fields.items():
+        if name.startswith("GGUF.") or name == "general.architecture":
+            continue  # the writer sets these itself
+        value = gguf.LlamaFileType.MOSTLY_F16 if name == "general.file_type" else field.contents()
+        kind = field.types[0]
+        writer.add_key_value(name, value, kind, field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None)
+    for tensor in reader.tensors:
+        values = gguf.dequantize(tensor.data, tensor.tensor_type)
+        rounded = torch.tensor(values).to(torch.bfloat16).float().numpy()
+        stored = rounded.astype(np.float16) if rounded.ndim > 1 else rounded
+        if not np.array_equal(stored.astype(np.float32), rounded):
+            sys.exit(f"{tensor.name}: a bfloat16 value is outside the range of float16")
+        writer.add_tensor(tensor.name, stored)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+if __name__ == "__main__":
+    {"safetensors": to_safetensors, "f16": to_f16}[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
