@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import re
 from contextlib import suppress
@@ -47,6 +48,13 @@ def gpus() -> list[Gpu]:
         ]
     finally:
         pynvml.nvmlShutdown()
+
+
+def core_ids() -> list[int]:
+    """Numbers of the cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def cpu_flags() -> frozenset[str]:
