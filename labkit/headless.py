@@ -23,7 +23,8 @@ from labkit.errors import MissingExtra, UsageError
 try:
     import nbformat
     import papermill
-    from nbclient.exceptions import CellControlSignal, DeadKernelError
+    from jupyter_client.kernelspec import NoSuchKernel
+    from nbclient.exceptions import CellControlSignal
     from nbconvert import HTMLExporter
     from papermill.exceptions import PapermillException, PapermillExecutionError
 except ImportError as error:
@@ -32,6 +33,8 @@ except ImportError as error:
 CELL_TIMEOUT_S = {"smoke": 15 * 60, "short": 60 * 60, "normal": 6 * 3600, "long": 48 * 3600}
 """Longest time for one cell, by budget: the cell that awaits the largest sweep, several times over."""
 KERNEL_START_S = 120
+QUIET_KERNEL = ["--IPKernelApp.log_level=40"]
+"""ERROR: each kernel would warn that its loopback sockets are not encrypted."""
 LOG_LINES = 20
 WATCH_EVERY_S = 0.5
 
@@ -44,10 +47,10 @@ OFFLINE = """
 {%- block data_png scoped -%}
 <div class="jp-RenderedImage jp-OutputArea-output">
 <img src="data:image/png;base64,{{ output.data['image/png'] }}"
- alt="{{ output.data.get('text/plain', 'figure') | escape_html }}"></div>
+ alt="{{ output | get_metadata('alt', 'image/png') or '' | escape_html }}"></div>
 {%- endblock data_png -%}
 """
-"""nbconvert's page less the scripts that it fetches from public servers; a figure's own words are its alt text."""
+"""nbconvert's page less the scripts it fetches from public servers; figures keep their alt text."""
 
 LIVE_ONLY = {"application/vnd.jupyter.widget-view+json", "application/vnd.plotly.v1+json"}
 """Outputs that only a running JupyterLab can draw; on a page their PNG twins stand for them."""
@@ -83,16 +86,19 @@ def execute(
     A notebook that fails does not keep the later ones from running.
 
     Raises:
-        UsageError: nothing to execute, a file that is not there, or two files of one name.
+        UsageError: nothing to execute, a file that cannot be, or two files of one name.
     """
-    _check(notebooks)
+    sources = _read_all(notebooks)
     out.mkdir(parents=True, exist_ok=True)
     results = []
     with _ownership():
-        for notebook in notebooks:
+        for notebook, source in zip(notebooks, sources, strict=True):
             progress(f"{notebook.name}: running ({mode}, {budget})")
-            results.append(_execute(notebook, mode, budget, out))
-            progress(f"{notebook.name}: {'failed' if results[-1].failure else 'done'}, {out / notebook.name}")
+            result = _execute(notebook, source, mode, budget, out)
+            progress(
+                f"{notebook.name}: {'failed' if result.failure else 'done'}, see {out / notebook.stem}.html"
+            )
+            results.append(result)
     return results
 
 
@@ -114,15 +120,27 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def _check(notebooks: Sequence[Path]) -> None:
+def _read(notebook: Path) -> Any:
+    """The notebook, fit to be executed."""
+    try:
+        source = nbformat.read(notebook, as_version=4)
+    except FileNotFoundError:
+        raise UsageError(f"execute {notebook}", "no such file", "ls notebooks/") from None
+    except (ValueError, nbformat.ValidationError) as error:
+        raise UsageError(f"execute {notebook}", f"not a notebook: {error}", "name an .ipynb file") from None
+    if "name" not in source.metadata.get("kernelspec", {}):
+        fix = "open it in JupyterLab, choose a kernel, save"
+        raise UsageError(f"execute {notebook}", "its metadata names no kernel", fix)
+    return source
+
+
+def _read_all(notebooks: Sequence[Path]) -> list[Any]:
     if not notebooks:
         raise UsageError("execute notebooks", "there are none", "name one, or go where notebooks/ is")
-    for notebook in notebooks:
-        if not notebook.is_file():
-            raise UsageError(f"execute {notebook}", "no such file", "ls notebooks/")
     names = [notebook.name for notebook in notebooks]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UsageError("execute notebooks", f"two are called {twice.pop()}", "give each run its own --out")
+    return [_read(notebook) for notebook in notebooks]
 
 
 @contextmanager
@@ -138,11 +156,11 @@ def _ownership() -> Iterator[None]:
                 asyncio.run(process.terminate(state))
 
 
-def _execute(notebook: Path, mode: str, budget: str, out: Path) -> Result:
+def _execute(notebook: Path, source: Any, mode: str, budget: str, out: Path) -> Result:
     target = out / notebook.name
-    source = nbformat.read(notebook, as_version=4)
-    planned = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in source.cells)
+    target.unlink(missing_ok=True)
     started = time.monotonic()
+    error = None
     with _Starts() as starts:
         try:
             papermill.execute_notebook(
@@ -154,20 +172,21 @@ def _execute(notebook: Path, mode: str, budget: str, out: Path) -> Result:
                 start_timeout=KERNEL_START_S,
                 execution_timeout=CELL_TIMEOUT_S[budget],
                 store_widget_state=False,
+                extra_arguments=QUIET_KERNEL,
             )
-            failure = None
-        except (PapermillException, CellControlSignal, DeadKernelError) as error:
-            failure = _plain(error)
-    executed = nbformat.read(target, as_version=4)
-    ran = _ran(executed)
-    if failure is None and not 0 < planned == len(ran):
-        failure = f"{len(ran)} of {planned} cells were executed"
-    elif failure is not None:
-        failure = "\n\n".join([_failing_source(executed), failure, *starts.log_tails()])
+        except (PapermillException, CellControlSignal, NoSuchKernel, RuntimeError) as raised:
+            error = raised  # RuntimeError: how nbclient says that the kernel died or never came up
+    executed = nbformat.read(target, as_version=4) if target.exists() else source
+    ran, failing = _split(executed, error)
+    planned = sum(cell.cell_type == "code" and bool(cell.source.strip()) for cell in source.cells)
+    failure = None
+    if error:
+        failure = "\n\n".join([failing, _plain(error), *starts.log_tails()])
+    elif not 0 < planned == ran:
+        failure = f"{ran} of {planned} cells were executed"
     target.with_suffix(".html").write_text(_page(executed, notebook.stem), encoding="utf-8")
-    return Result(
-        notebook, _depth(executed), len(ran), planned, time.monotonic() - started, len(starts.seen), failure
-    )
+    seconds = time.monotonic() - started
+    return Result(notebook, _depth(executed), ran, planned, seconds, len(starts.seen), failure)
 
 
 def _plain(error: Exception) -> str:
@@ -176,26 +195,23 @@ def _plain(error: Exception) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
-def _ran(executed: Any) -> list[Any]:
-    """Cells of the source that ran to their end; the injected parameters are papermill's own."""
-    return [
+def _split(executed: Any, error: Exception | None) -> tuple[int, str]:
+    """How many cells of the source ran to their end, and the source of the one that did not.
+
+    Nothing is begun after a cell that raised, met the timeout or saw the kernel die: it is the last begun.
+    """
+    begun = [
         cell
         for cell in executed.cells
         if cell.cell_type == "code"
         and cell.execution_count is not None
-        and cell.metadata.papermill.status == "completed"
-        and not cell.metadata.papermill.exception
         and "injected-parameters" not in cell.metadata.get("tags", [])
     ]
-
-
-def _failing_source(executed: Any) -> str:
-    """The source of the first cell that did not end well."""
-    for number, cell in enumerate(executed.cells):
-        state = cell.metadata.get("papermill", {})
-        if cell.cell_type == "code" and state.get("status") in ("running", "failed"):
-            return f"cell {number}:\n{cell.source}"
-    return "no cell was reached"
+    if error is None:
+        return len(begun), ""
+    if not begun:
+        return 0, "no cell was begun"
+    return len(begun) - 1, f"the cell:\n{begun[-1].source}"
 
 
 def _depth(executed: Any) -> str:
