@@ -48,6 +48,7 @@ def crossover(table: pl.DataFrame, ahead: str, behind: str, metric: str = "token
             raise UsageError(f"find where {ahead} passes {behind}", f"no arm {arm!r} in this run", "")
     sides = [_side(table, arm, metric) for arm in (ahead, behind)]
     both = sides[0].join(sides[1], on="level", suffix="_b").drop_nulls().sort("level")
+    both = both.filter(pl.col("value") > 0, pl.col("value_b") > 0)  # no token at all is a failure, not a rate
     if both.is_empty():
         raise UsageError(f"find where {ahead} passes {behind}", "the two share no measured level", "")
     sign = 1 if metric == "tokens_per_s" else -1

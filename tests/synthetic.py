@@ -175,7 +175,14 @@ class _Writer:
     def _end(self, arm: str, users: int, repeat: int, ok: int, lost: int, rate: float, warmup: bool) -> None:
         tokens = ok * TOKENS_EACH
         window = tokens / rate if tokens else 1.0
-        tally = Tally(ok + lost, ok, 0, 0, lost, tokens, self.now, self.now + window)
+        tally = Tally(
+            planned=ok + lost,
+            ok=ok,
+            unfinished=lost,
+            tokens=tokens,
+            started_s=self.now,
+            ended_s=self.now + window,
+        )
         self.recorder.level(
             {
                 "arm": arm,

@@ -1,0 +1,324 @@
+"""Finished figures: data by one function each, drawn by plotly to explore and by matplotlib as its PNG twin.
+
+In a notebook a figure is three outputs: the interactive chart, the picture with alternative text for readers
+without JavaScript, and the caption with the conditions. The live views draw with the same functions.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+import polars as pl
+from IPython.display import display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Picture
+from matplotlib.ticker import NullFormatter, NullLocator, StrMethodFormatter
+from plotly.subplots import make_subplots
+
+from labkit.bundle import Run
+from labkit.crossover import Crossover, crossover
+from labkit.errors import UsageError
+from labkit.summary import LOWER_BOUND_SHARE, caption
+
+COLOURS = {"ollama": "#0072B2", "vllm": "#D55E00"}
+"""Okabe and Ito's blue and vermillion, told apart with any colour vision; dashes say the same again."""
+
+INK = "#7a7a7a"
+"""Text and axes of interactive charts: readable on JupyterLab's light and on its dark page."""
+
+CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False}
+"""Plotly's toolbar without the button that uploads the chart to the vendor's cloud."""
+
+_DASHES = {"ollama": ("solid", "-"), "vllm": ("dash", "--")}
+_MARKERS = (("circle", "o"), ("square", "s"), ("diamond", "D"), ("triangle-up", "^"))
+_SHADE = "rgba(127,127,127,0.18)"
+_GRID = "rgba(127,127,127,0.3)"
+_CLEAR = "rgba(0,0,0,0)"
+_RATE_TITLE = "total tokens/s"
+_TTFT_TITLE = "TTFT, ms: p50 thick, p95 thin"
+_USERS_TITLE = "users at once"
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one arm looks; each pair is plotly's word and matplotlib's."""
+
+    colour: str
+    dash: tuple[str, str]
+    marker: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure in all its forms.
+
+    Attributes:
+        data: the table behind it.
+        plotly: the interactive chart.
+        png: the same as a picture; write it to a file as it is.
+        alt: in words what is to be seen, with the last values.
+        caption: depth, conditions and reservations, in Markdown.
+        depth: live | simulated | recorded.
+    """
+
+    data: pl.DataFrame
+    plotly: go.Figure
+    png: bytes
+    alt: str
+    caption: str
+    depth: str
+
+    def _ipython_display_(self) -> None:
+        chart = {**json.loads(self.plotly.to_json()), "config": CONFIG}
+        words = "An interactive chart; the picture below shows the same."
+        self._show({"application/vnd.plotly.v1+json": chart, "text/plain": words})
+        picture = base64.b64encode(self.png).decode()
+        self._show({"image/png": picture, "text/plain": self.alt}, {"image/png": {"alt": self.alt}})
+        self._show({"text/markdown": self.caption, "text/plain": self.caption})
+
+    def _show(self, forms: dict[str, Any], about: dict[str, Any] | None = None) -> None:
+        marked = {"labkit": {"depth": self.depth}, **(about or {})}
+        display(forms, raw=True, metadata=marked)  # type: ignore[no-untyped-call]
+
+
+def gap(run: Run) -> Figure:
+    """Total tokens/s and TTFT against users, an arm a line, with the point from which vLLM leads.
+
+    Raises:
+        UsageError: no level of the run has ended.
+    """
+    data = gap_data(run)
+    if data.is_empty():
+        raise UsageError("draw the gap", "no level of this run has ended", "measure again and let it go on")
+    crossings = _crossings(data)
+    return Figure(
+        data,
+        draw_gap(data, crossings),
+        _gap_png(data, crossings, f"{run.kind} · {run.meta['host']['cpu']}"),
+        _gap_alt(data, crossings),
+        _caption(run, data, crossings),
+        run.kind,
+    )
+
+
+def gap_data(run: Run) -> pl.DataFrame:
+    """What the gap figure and the gap's live view draw, one row per arm and level.
+
+    Returns:
+        arm, engine, level, tokens_per_s with _low and _high (range over repeats), ttft_ms_p50, ttft_ms_p95,
+        lower_bound, repeats, as :func:`labkit.summary.summarise` defines them.
+    """
+    engines = {name: arm["engine"] for name, arm in run.meta["arms"].items()}
+    rates = ("tokens_per_s", "tokens_per_s_low", "tokens_per_s_high")
+    return run.summary().select(
+        "arm",
+        pl.col("arm").replace_strict(engines, return_dtype=pl.String).alias("engine"),
+        "level",
+        *rates,
+        "ttft_ms_p50",
+        "ttft_ms_p95",
+        "lower_bound",
+        "repeats",
+    )
+
+
+def styles(engines: dict[str, str]) -> dict[str, Style]:
+    """A look for each arm (name to engine): engines differ by colour and dashes, their arms by marker."""
+    looks: dict[str, Style] = {}
+    for arm, engine in engines.items():
+        nth = sum(engines[other] == engine for other in looks)
+        looks[arm] = Style(COLOURS[engine], _DASHES[engine], _MARKERS[nth % len(_MARKERS)])
+    return looks
+
+
+def draw_gap(data: pl.DataFrame, crossings: Sequence[Crossover] = ()) -> go.Figure:
+    """The interactive gap chart: tokens/s above TTFT, one above the other so that it fits a narrow window."""
+    chart = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.06)
+    for arm, style, rows in _by_arm(data):
+        for trace, row in _traces(arm, style, rows):
+            chart.add_trace(trace, row=row, col=1)
+    levels = data["level"].unique().sort().to_list()
+    for found in _drawn(crossings):
+        low, high = found.low, min(found.high, levels[-1])
+        chart.add_vrect(x0=low, x1=high, fillcolor=_SHADE, line_width=0, layer="below")
+        chart.add_vline(x=found.users, line={"color": INK, "dash": "dot", "width": 1.5})
+    chart.update_layout(
+        template="none",
+        height=520,
+        autosize=True,
+        margin={"l": 64, "r": 16, "t": 40, "b": 48},
+        paper_bgcolor=_CLEAR,
+        plot_bgcolor=_CLEAR,
+        font={"color": INK},
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "bgcolor": _CLEAR},
+        modebar={"bgcolor": _CLEAR, "color": INK, "activecolor": INK},
+    )
+    chart.update_xaxes(
+        type="log", tickvals=levels, ticktext=[str(n) for n in levels], gridcolor=_GRID, zeroline=False
+    )
+    chart.update_xaxes(title=_USERS_TITLE, row=2)
+    chart.update_yaxes(gridcolor=_GRID, zeroline=False, automargin=True)
+    chart.update_yaxes(title=_RATE_TITLE, rangemode="tozero", row=1)
+    chart.update_yaxes(title=_TTFT_TITLE, type="log", dtick=1, row=2)
+    return chart
+
+
+def _by_arm(data: pl.DataFrame) -> list[tuple[str, Style, pl.DataFrame]]:
+    pairs = data.select("arm", "engine").unique(maintain_order=True).rows()
+    looks = styles(dict(pairs))
+    return [(arm, looks[arm], data.filter(pl.col("arm") == arm).sort("level")) for arm, _ in pairs]
+
+
+def _traces(arm: str, style: Style, rows: pl.DataFrame) -> list[tuple[go.Scatter, int]]:
+    """An arm's three lines, each with the row of its panel."""
+    hollow = rows["lower_bound"].to_list()
+    rate = rows["tokens_per_s"]
+    spread = {
+        "type": "data",
+        "symmetric": False,
+        "array": (rows["tokens_per_s_high"] - rate).to_numpy(),
+        "arrayminus": (rate - rows["tokens_per_s_low"]).to_numpy(),
+        "color": style.colour,
+    }
+    made = []
+    for column, row, width, size in (
+        ("tokens_per_s", 1, 2.5, 9),
+        ("ttft_ms_p50", 2, 2.5, 9),
+        ("ttft_ms_p95", 2, 1.0, 6),
+    ):
+        marker = {
+            "symbol": [f"{style.marker[0]}-open" if h else style.marker[0] for h in hollow],
+            "size": size,
+            "color": style.colour,
+        }
+        trace = go.Scatter(
+            name=arm,
+            meta=column,
+            legendgroup=arm,
+            showlegend=row == 1,
+            x=rows["level"].to_numpy(),
+            y=rows[column].to_numpy(),
+            mode="lines+markers",
+            line={"color": style.colour, "dash": style.dash[0], "width": width},
+            marker=marker,
+            error_y=spread if row == 1 else None,
+            hovertemplate=f"{arm}<br>%{{x}} users: %{{y:.4g}} ({column})<extra></extra>",
+        )
+        made.append((trace, row))
+    return made
+
+
+def _crossings(data: pl.DataFrame) -> list[Crossover]:
+    """Where the first vLLM arm passes each Ollama arm; arms that share no level have none."""
+    levels = {arm: set(rows["level"]) for arm, _, rows in _by_arm(data)}
+    engines = dict(data.select("arm", "engine").rows())
+    ahead = next((arm for arm in levels if engines[arm] == "vllm"), None)
+    if ahead is None:
+        return []
+    behind = [arm for arm in levels if engines[arm] == "ollama" and levels[arm] & levels[ahead]]
+    return [crossover(data, ahead, arm) for arm in behind]
+
+
+def _drawn(crossings: Sequence[Crossover]) -> list[Crossover]:
+    """Those with something to mark: a lead that starts after the first level."""
+    return [found for found in crossings if found.users is not None and found.low > 0]
+
+
+def _gap_png(data: pl.DataFrame, crossings: list[Crossover], note: str) -> bytes:
+    picture = Picture(figsize=(10, 4.2), dpi=110, layout="constrained")
+    rate, ttft = picture.subplots(1, 2)
+    levels = data["level"].unique().sort().to_list()
+    for arm, style, rows in _by_arm(data):
+        spread = [
+            (rows["tokens_per_s"] - rows["tokens_per_s_low"]).to_list(),
+            (rows["tokens_per_s_high"] - rows["tokens_per_s"]).to_list(),
+        ]
+        _line(rate, style, rows, "tokens_per_s", width=2.2, label=arm)
+        rate.errorbar(rows["level"], rows["tokens_per_s"], spread, fmt="none", ecolor=style.colour, capsize=3)
+        _line(ttft, style, rows, "ttft_ms_p50", width=2.2, label=arm)
+        _line(ttft, style, rows, "ttft_ms_p95", width=0.9)
+    for panel, title in ((rate, _RATE_TITLE), (ttft, _TTFT_TITLE)):
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(levels, [str(n) for n in levels])
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.set_xlabel(_USERS_TITLE)
+        panel.set_title(title, fontsize=11)
+        panel.grid(alpha=0.3)
+        for found in _drawn(crossings):
+            panel.axvspan(found.low, min(found.high, levels[-1]), color="0.5", alpha=0.15, linewidth=0)
+            panel.axvline(found.users, color="0.35", linestyle=":", linewidth=1.2)
+    rate.set_ylim(bottom=0)
+    rate.legend(frameon=False)
+    ttft.set_yscale("log")
+    ttft.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    ttft.yaxis.set_minor_formatter(NullFormatter())
+    picture.supxlabel(note, fontsize=8, color="0.4", x=0.99, ha="right")
+    out = io.BytesIO()
+    picture.savefig(out, format="png")
+    return out.getvalue()
+
+
+def _line(
+    panel: Axes, style: Style, rows: pl.DataFrame, column: str, *, width: float, label: str | None = None
+) -> None:
+    colour = style.colour
+    panel.plot(rows["level"], rows[column], style.dash[1], color=colour, linewidth=width)
+    size = 3 * width
+    panel.plot([], [], style.dash[1], color=colour, marker=style.marker[1], label=label)
+    for hollow in (False, True):
+        some = rows.filter(pl.col("lower_bound") == hollow)
+        face = "none" if hollow else colour
+        panel.plot(
+            some["level"], some[column], style.marker[1], color=colour, markerfacecolor=face, markersize=size
+        )
+
+
+def _gap_alt(data: pl.DataFrame, crossings: list[Crossover]) -> str:
+    parts = []
+    for arm, _, rows in _by_arm(data):
+        first, last = rows.row(0, named=True), rows.row(-1, named=True)
+        parts.append(
+            f"{arm}: from {first['level']} to {last['level']} users, total tokens per second go from "
+            f"{_number(first['tokens_per_s'])} to {_number(last['tokens_per_s'])}, the median time to first "
+            f"token from {_number(first['ttft_ms_p50'])} to {_number(last['ttft_ms_p50'])} ms, its 95th "
+            f"percentile to {_number(last['ttft_ms_p95'])} ms."
+        )
+    said = [found.sentence for found in crossings]
+    return " ".join(["Two line charts over the number of users at once.", *parts, *said])
+
+
+def _caption(run: Run, data: pl.DataFrame, crossings: list[Crossover]) -> str:
+    host, verdict = run.meta["host"], run.meta["verdict"]
+    repeats = int(data["repeats"].max())  # type: ignore[arg-type]  # a column of counts
+    lines = [
+        f"**{run.kind}** · {host['cpu']}, {host['cores']} cores · {run.meta['started_at']} · "
+        f"verdict **{verdict['word']}**",
+        *(f"- {name}: {caption(arm)}" for name, arm in run.meta["arms"].items()),
+        *(f"- {found.sentence}" for found in crossings),
+        *(f"- {reason}" for reason in verdict["reasons"]),
+    ]
+    if repeats > 1:
+        lines.append(f"- Points are medians of {repeats} repeats, bars their range.")
+    else:
+        lines.append("- Measured once: the spread between repeats is unknown.")
+    if data["lower_bound"].any():
+        lines.append(
+            f"- Hollow points: more than {LOWER_BOUND_SHARE:.0%} of the answers did not end in time, so "
+            "their latencies are lower bounds."
+        )
+    if run.partial:
+        lines.append(f"- Not whole: {run.partial}.")
+    return "\n".join([lines[0], "", *lines[1:]])
+
+
+def _number(value: float | None) -> str:
+    if value is None or math.isnan(value):
+        return "unknown"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
