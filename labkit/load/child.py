@@ -63,8 +63,8 @@ class Level:
         self._chunks = 0
         self._coalesced = 0
         self._unmetered = 0
-        self._first_sent: float | None = None
-        self._last_end: float | None = None
+        self._started = 0.0
+        self._ended = 0.0
         self._late = array("d")
         self._t0 = plan.t0
         self.events: list[tuple[str, int, float]] = []
@@ -105,6 +105,7 @@ class Level:
             self, self._plan.protocol, prompt, request_id=request_id, user=user, intended_s=intended
         )
         self._planned += 1
+        self._started = self._started or intended
         self._flying[request_id] = exchange
         exchange.deadline = self._loop.call_later(self._plan.timeout_s, self._expire, exchange)
         self._backend.send(exchange)
@@ -121,8 +122,6 @@ class Level:
 
     def on_sent(self, exchange: Exchange) -> None:
         sent = exchange.sent_s or 0.0
-        if self._first_sent is None:
-            self._first_sent = sent
         self._late.append(sent - exchange.intended_s)
         self._event("sent", exchange, sent)
 
@@ -137,7 +136,7 @@ class Level:
 
     def on_end(self, exchange: Exchange) -> None:
         now = exchange.end_s or 0.0
-        self._last_end = now
+        self._ended = now
         del self._flying[exchange.id]
         if exchange.deadline is not None:
             exchange.deadline.cancel()
@@ -163,8 +162,8 @@ class Level:
             **outcomes,
             tokens=self._tokens,
             unmetered=self._unmetered,
-            started_s=(self._first_sent or self._t0) - self._t0,
-            ended_s=(self._last_end or self._t0) - self._t0,
+            started_s=max(self._started - self._t0, 0.0),
+            ended_s=max(self._ended - self._t0, 0.0),
         )
 
     def frame(self) -> dict[str, Any]:

@@ -132,7 +132,7 @@ class Tally:
     unfinished: int = 0
     tokens: int = 0  # received so far, in answers of any outcome
     unmetered: int = 0  # answers whose server counted no tokens: chunks were counted instead
-    started_s: float = 0.0  # first request sent, since t0
+    started_s: float = 0.0  # when the first request was due, since t0
     ended_s: float = 0.0  # last request ended
 
     def __post_init__(self) -> None:
