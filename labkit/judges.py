@@ -1,0 +1,284 @@
+"""What a run says about a claim: one function per claim that a load run can decide.
+
+Each looks at the learner's own numbers and gives a word and a reason made of those numbers. Limits are stated
+here, with why. What a run lacks is raised as :class:`labkit.sides.Missing` and becomes "not measurable here".
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import polars as pl
+
+from labkit import metrics
+from labkit.bundle import Run
+from labkit.sides import NOISE, Missing, Ratio, Side, Waiting, bits, people, ratio, shared, side, waiting
+
+HELD = "held"
+NOT_HELD = "did not hold"
+NOT_HERE = "not measurable here"
+
+SIMILAR = 0.25
+"""Two latencies are "similar" within this share, or within the spread of their repeats if that is larger. A
+level with few users has few answers, whose medians differ by about as much from one run to the next."""
+
+NARROW = 0.25
+"""A lead of up to this share is a narrow one."""
+
+CROWD = 16
+"""Users from which C33 speaks of a queue."""
+
+TOP_USERS, TOP_RANGE = 128, (3.0, 19.5)
+"""Users and ratio of C34; the upper end is a rounded 19."""
+
+Finding = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a judge is given: the run, and the values of the claim's published figures in the file's order."""
+
+    run: Run
+    published: tuple[float, ...] = ()
+
+    @cached_property
+    def ollama(self) -> Side:
+        return side(self.run, "ollama")
+
+    @cached_property
+    def vllm(self) -> Side:
+        return side(self.run, "vllm")
+
+
+def _published_peak(case: Case) -> Finding:
+    """C12: peak against peak, judged only under the published conditions."""
+    o, v = case.ollama, case.vllm
+    peaks = {s.arm: max(row["tokens_per_s"] or 0.0 for row in s.rows.values()) for s in (o, v)}
+    if not all(peaks.values()):
+        raise Missing("An engine delivered no tokens, so there is no ratio of peaks")
+    vllm, ollama = case.published
+    theirs, ours = vllm / ollama, peaks[v.arm] / peaks[o.arm]
+    where = ", ".join(f"{s.name} {s.facts.get('quantisation')} on {s.facts.get('device')}" for s in (o, v))
+    rates = f"{peaks[v.arm]:.1f} / {peaks[o.arm]:.1f} tokens/s"
+    own = f"{v.name}'s peak is {ours:.2f} times {o.name}'s ({rates}; {where})"
+    same = case.run.kind != "simulated" and all(_as_published(s) for s in (o, v))
+    if not same:
+        return (
+            NOT_HERE,
+            f"{own}. The published ratio is for one A100 and an 8B model in 16 bit; this is neither.",
+        )
+    word = HELD if 1 / (1 + SIMILAR) <= ours / theirs <= 1 + SIMILAR else NOT_HELD
+    return word, f"{own}; published {theirs:.1f}, on the same kind of card and model."
+
+
+def _as_published(s: Side) -> bool:
+    model = str(s.facts.get("model")).lower().replace("-", "").replace(":", "")
+    return "A100" in str(s.facts.get("device")) and "llama3.18b" in model and bits(s.facts) == 16
+
+
+def _gap_widens(case: Case) -> Finding:
+    """C13: does the ratio rise from level to level to the top?"""
+    o, v = case.ollama, case.vllm
+    ratios = [ratio(v, o, users) for users in shared(o, v)]
+    if len(ratios) < 3:
+        raise Missing(f"A trend needs 3 levels that both engines share, this run has {len(ratios)}")
+    steps = [_step(a, b) for a, b in itertools.pairwise(ratios)]
+    curve = f"{v.name} / {o.name} in total tokens/s: " + ", ".join(str(r) for r in ratios)
+    for step, (before, after) in zip(steps, itertools.pairwise(ratios), strict=True):
+        if step < 0:
+            return NOT_HELD, f"{curve}. It narrows between {before.users} and {people(after.users)}."
+    if steps[-1] == 0:
+        rising = [index for index, step in enumerate(steps) if step > 0]
+        start = ratios[rising[-1] + 1 if rising else 0]
+        limit = f"steps below {NOISE:.0%}, or within the repeats' range, count as flat"
+        return NOT_HELD, f"{curve}. It stays flat from {people(start.users)} on ({limit})."
+    return HELD, f"{curve}. That is up to {people(ratios[-1].users)}; a plateau may lie above."
+
+
+def _step(before: Ratio, after: Ratio) -> int:
+    """1 wider, -1 narrower, 0 not told apart."""
+    if after.low > before.high and after.value > before.value * (1 + NOISE):
+        return 1
+    if after.high < before.low and after.value < before.value * (1 - NOISE):
+        return -1
+    return 0
+
+
+def _alike_for_few(case: Case) -> Finding:
+    """C31: TTFT at one and two users."""
+    o, v = case.ollama, case.vllm
+    levels = [n for n in (1, 2) if n in o.rows and n in v.rows]
+    if not levels:
+        raise Missing("Neither 1 nor 2 users were measured on both engines")
+    alike, parts = [], []
+    for users in levels:
+        if o.cut_short(users) or v.cut_short(users):
+            raise Missing(f"Too many answers were cut off at {people(users)} to compare medians")
+        a, b = (s.value(users, "ttft_ms_p50") for s in (o, v))
+        noise = [_ttft_spread(case.run, s, users) for s in (o, v)]
+        limit = max([SIMILAR, *(n for n in noise if n is not None)])
+        basis = "the repeats' spread" if limit > SIMILAR else "few answers a level"
+        counts = " and ".join(str(s.rows[users]["ok"]) for s in (o, v))
+        queue = f"; with {_slots(o)} a user waits" if o.slots is not None and users > o.slots else ""
+        apart = max(a, b) / min(a, b) - 1
+        alike.append(apart <= limit)
+        parts.append(
+            f"at {people(users)} {o.name} {a:,.0f} ms, {v.name} {b:,.0f} ms, {apart:.0%} apart "
+            f"(alike within {limit:.0%}, for {basis}; {counts} answers{queue})"
+        )
+    rest = "" if len(levels) == 2 else f". {people(3 - levels[0]).capitalize()} were not measured"
+    return HELD if all(alike) else NOT_HELD, f"TTFT p50 {'; '.join(parts)}{rest}."
+
+
+def _ttft_spread(run: Run, s: Side, users: int) -> float | None:
+    """Spread of the repeats' median TTFT."""
+    rows = metrics.answered(run.requests).filter((pl.col("arm") == s.arm) & (pl.col("level") == users))
+    return metrics.spread(rows.group_by("repeat").agg(metrics.TTFT.median())["ttft_s"].to_list())
+
+
+def _one_user(case: Case) -> Finding:
+    """C32: total tokens/s at one user, with an eye on who reads the smaller weights."""
+    o, v = case.ollama, case.vllm
+    if 1 not in shared(o, v):
+        raise Missing("1 user was not measured on both engines")
+    one = ratio(o, v, 1)
+    sure = one.low > 1 or one.high < 1
+    numbers = f"{o.name} / {v.name} in total tokens/s: {one}{_decode(o, v)}"
+    widths = [bits(s.facts) for s in (o, v)]
+    if not sure or abs(one.value - 1) <= NOISE:
+        return NOT_HELD, f"{numbers}. Neither is ahead beyond the noise."
+    if None in widths:
+        raise Missing(f"{numbers}. The precision of a side is unknown, and a smaller file alone can win")
+    ahead = one.value > 1
+    ours, theirs = widths if ahead else reversed(widths)
+    word = f"{widths[0]} against {widths[1]} bit a weight"
+    if ours < theirs:  # type: ignore[operator]  # None was refused above
+        raise Missing(f"{numbers}. With {word} the smaller file may be what wins, not the engine")
+    if not ahead:
+        return NOT_HELD, f"{numbers}. {v.name} is ahead ({word})."
+    size = "narrowly" if one.value <= 1 + NARROW else "by more than a little"
+    return HELD, f"{numbers}. {o.name} is ahead {size}, and not by a smaller file ({word})."
+
+
+def _decode(o: Side, v: Side) -> str:
+    tpot = [s.rows[1]["tpot_ms_p50"] for s in (o, v)]
+    if not all(tpot):
+        return ""
+    return f"; decode (1/TPOT) {1000 / tpot[0]:.1f} against {1000 / tpot[1]:.1f} tokens/s"
+
+
+def _queue_builds(case: Case) -> Finding:
+    """C33: a queue at 16 users, or already below, and from how many users on."""
+    o = case.ollama
+    crowded = [n for n in o.rows if n >= CROWD]
+    above = [n for n in o.rows if o.slots is not None and n > o.slots]
+    if not crowded and not above:
+        raise Missing(f"{o.name} was measured neither with {CROWD} users nor with more users than slots")
+    users = min(crowded) if crowded else max(above)
+    wait = _measured_wait(case, o, users)
+    told = "" if crowded else f"{CROWD} users were not measured; judged at {people(users)}. "
+    rise = f"{told}{wait.sentence}; TTFT p50 is {o.ms(users, 'ttft_ms_p50')}"
+    if 1 in o.rows:
+        rise += f" against {o.ms(1, 'ttft_ms_p50')} at 1 user"
+    slots = f" ({_slots(o)})" if o.slots else ""
+    if wait.queued:
+        onset = next(n for n in o.rows if n == users or _queued(case, o, n))
+        return HELD, f"{rise}. The queue shows from {people(onset)} on{slots}."
+    if not crowded or o.cut_short(users):
+        raise Missing(f"{rise}: no queue yet{slots}, and this does not tell what {CROWD} users would see")
+    return NOT_HELD, f"{rise}{slots}: most of it is not waiting."
+
+
+def _slots(s: Side) -> str:
+    return f"{s.slots} slot{'' if s.slots == 1 else 's'}"
+
+
+def _measured_wait(case: Case, s: Side, users: int) -> Waiting:
+    """Waiting that was measured, not deduced from the number of slots."""
+    found = waiting(case.run, s, users)
+    if found.basis == "slots":
+        raise Missing(f"No answer at {people(users)} on {s.name} tells waiting from work")
+    return found
+
+
+def _queued(case: Case, s: Side, users: int) -> bool:
+    try:
+        return _measured_wait(case, s, users).queued
+    except Missing:
+        return False
+
+
+def _at_128(case: Case) -> Finding:
+    """C34: the ratio at 128 users or the first level above."""
+    o, v = case.ollama, case.vllm
+    levels = shared(o, v)
+    enough = [n for n in levels if n >= TOP_USERS]
+    found = ratio(v, o, min(enough, default=max(levels)))
+    numbers = f"{v.name} / {o.name} in total tokens/s: {found}"
+    if not enough:
+        raise Missing(f"{numbers}, the most that was measured; {TOP_USERS} were not")
+    low, high = TOP_RANGE
+    word = HELD if found.high >= low and found.low <= high else NOT_HELD
+    return word, f"{numbers}."
+
+
+def _even_stream(case: Case) -> Finding:
+    """C35: ITL at the top level against one user."""
+    o = case.ollama
+    whole = [n for n in o.rows if n > 1 and not o.cut_short(n)]
+    if not whole:
+        raise Missing(f"No level above 1 user came whole on {o.name}")
+    users = max(whole)
+    if o.slots is not None and users <= o.slots:
+        raise Missing(f"{o.name} has {_slots(o)} for {people(users)}, so nothing was held back")
+    growth = o.value(users, "itl_ms_p50") / o.value(1, "itl_ms_p50")
+    slots = f" ({_slots(o)})" if o.slots else ""
+    numbers = f"{_growth(o, users)}{slots}{_beside(lambda: _growth(case.vllm, users))}"
+    if users < max(o.rows):
+        numbers += f"; above {people(users)} too many answers were cut off"
+    return HELD if growth <= 1 + SIMILAR else NOT_HELD, f"{numbers} (even means: up to {SIMILAR:.0%} more)."
+
+
+def _growth(s: Side, users: int) -> str:
+    one, many = s.value(1, "itl_ms_p50"), s.value(users, "itl_ms_p50")
+    return (
+        f"{s.name}'s ITL p50 is {one:.1f} ms at 1 user and {many:.1f} ms at {users}, {many / one:.2f} times"
+    )
+
+
+def _beside(other: Callable[[], str]) -> str:
+    """A remark on the other engine, if the run has what it takes."""
+    try:
+        return f"; {other()}"
+    except Missing:
+        return ""
+
+
+def _wait_to_get_in(case: Case) -> Finding:
+    """C36: how much of TTFT is waiting at the top level."""
+    o = case.ollama
+    users = max(o.rows)
+    if o.slots is not None and users <= o.slots:
+        raise Missing(f"{o.name} has {_slots(o)} for {people(users)}, so nobody had to wait")
+    found = _measured_wait(case, o, users)
+    beside = _beside(lambda: waiting(case.run, case.vllm, users).sentence)
+    numbers = f"{found.sentence}; TTFT p50 {o.ms(users, 'ttft_ms_p50')}{beside}"
+    if not found.queued and o.cut_short(users):
+        raise Missing(f"{numbers}; too many answers were cut off to say that it is no more")
+    return HELD if found.queued else NOT_HELD, f"{numbers}."
+
+
+JUDGES: dict[str, Callable[[Case], Finding]] = {
+    "C12": _published_peak,
+    "C13": _gap_widens,
+    "C31": _alike_for_few,
+    "C32": _one_user,
+    "C33": _queue_builds,
+    "C34": _at_128,
+    "C35": _even_stream,
+    "C36": _wait_to_get_in,
+}
+"""Claims that a load run can decide. The other claims of ``data/claims.toml`` have other evidence."""

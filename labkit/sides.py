@@ -1,0 +1,189 @@
+"""One engine's curve in a run, for judgements in words: a number that is missing is a reason, not a crash."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from labkit import metrics
+from labkit.bundle import Run
+from labkit.summary import measured_levels
+
+NOISE = 0.05
+"""Changes below this share are not told apart where there is only one repeat; the same limit as for drift."""
+
+WAITING_SHARE = 0.5
+"""Users "wait in a queue" when more than half of the time to their first token is waiting."""
+
+
+class Missing(LookupError):
+    """The run does not hold what a judgement needs; the text says what, as a sentence without full stop."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One engine in a run: its first arm, in planned order.
+
+    Attributes:
+        arm: the arm's name in the run; ``name`` is how a sentence calls it.
+        facts: what the engine said of itself.
+        rows: rows of the run's summary by number of users.
+    """
+
+    arm: str
+    facts: Mapping[str, Any]
+    rows: Mapping[int, Mapping[str, Any]]
+
+    @property
+    def name(self) -> str:
+        """The arm's name, or the engine's proper one where they are the same."""
+        return {"ollama": "Ollama", "vllm": "vLLM"}.get(self.arm, self.arm)
+
+    @property
+    def slots(self) -> int | None:
+        """Requests the engine works on at once, as read from it."""
+        return self.facts.get("slots")
+
+    def value(self, users: int, column: str) -> float:
+        """A number of the summary.
+
+        Raises:
+            Missing: the level was not measured or the number is null there.
+        """
+        if users not in self.rows:
+            raise Missing(f"{people(users)} were not measured on {self.name}")
+        value = self.rows[users][column]
+        if value is None:
+            raise Missing(
+                f"{self.arm} gave no {column} at {people(users)} (no whole answer, or not reported)"
+            )
+        return float(value)
+
+    def cut_short(self, users: int) -> bool:
+        """Whether so many answers are missing that latencies are lower bounds."""
+        return bool(self.rows[users]["lower_bound"])
+
+    def ms(self, users: int, column: str) -> str:
+        """A latency in words; "at least" where slow answers are missing."""
+        return f"{'at least ' if self.cut_short(users) else ''}{self.value(users, column):,.0f} ms"
+
+
+def side(run: Run, engine: str) -> Side:
+    """The engine's side of the run.
+
+    Raises:
+        Missing: no arm of this engine, or no level of it was measured.
+    """
+    arms = [name for name, arm in run.meta["arms"].items() if arm["engine"] == engine]
+    if not arms:
+        raise Missing(f"This run has no arm with {engine}")
+    table = run.summary().filter(pl.col("arm") == arms[0])
+    if table.is_empty():
+        raise Missing(f"This run has no measured level of {arms[0]}")
+    rows = {row["level"]: row for row in table.sort("level").to_dicts()}
+    return Side(arms[0], run.meta["arms"][arms[0]].get("facts", {}), rows)
+
+
+def both(run: Run) -> tuple[Side, Side]:
+    """Ollama's and vLLM's side."""
+    return side(run, "ollama"), side(run, "vllm")
+
+
+def shared(first: Side, second: Side) -> list[int]:
+    """Levels at which both delivered tokens, ascending."""
+    levels = [n for n in first.rows if n in second.rows]
+    found = [n for n in levels if all(s.rows[n]["tokens_per_s"] for s in (first, second))]
+    if not found:
+        raise Missing(f"{first.name} and {second.name} share no level at which both delivered tokens")
+    return found
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Total tokens/s of one side over the other at one level, with the range that the repeats allow."""
+
+    users: int
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        spread = f" ({self.low:.2f} to {self.high:.2f})" if self.low < self.high else ""
+        return f"{self.value:.2f}{spread} at {people(self.users)}"
+
+
+def ratio(over: Side, under: Side, users: int) -> Ratio:
+    """``over`` / ``under`` in total tokens/s at a shared level."""
+    a, b = over.rows[users], under.rows[users]
+    return Ratio(
+        users,
+        a["tokens_per_s"] / b["tokens_per_s"],
+        a["tokens_per_s_low"] / b["tokens_per_s_high"],
+        a["tokens_per_s_high"] / b["tokens_per_s_low"] if b["tokens_per_s_low"] else float("inf"),
+    )
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """How much of the time to first token is waiting to be taken on, and how that is known."""
+
+    share: float | None
+    basis: str  # reported | gauge | slots
+    sentence: str
+    queued: bool
+
+
+def waiting(run: Run, of: Side, users: int) -> Waiting:
+    """Do this engine's users wait for their turn at this level?
+
+    Where the engine reports durations per request (Ollama), by the median share of TTFT that they leave over.
+    vLLM reports none per request, and a TTFT that rises is no proof, since requests that are worked on at
+    once also slow each other; so by its own gauge of waiting requests, else by users against its limit.
+
+    Raises:
+        Missing: none of the three is known.
+    """
+    windows = measured_levels(run.meta["levels"])
+    rows = metrics.answered(run.requests).filter(
+        (pl.col("arm") == of.arm) & (pl.col("level") == users) & (pl.col("queue_basis") == "reported")
+    )
+    rows = rows.join(windows, on=["arm", "level", "repeat"], how="semi")
+    share = rows.select((pl.col("queue_s") / metrics.TTFT).median()).item() if len(rows) else None
+    if share is not None:
+        bound = " or more" if of.cut_short(users) else ""
+        text = f"{share:.0%}{bound} of {of.name}'s TTFT at {people(users)} is waiting, by its own durations"
+        return Waiting(share, "reported", text, share > WAITING_SHARE)
+    line = _line(run, of.arm, users)
+    if line is not None:
+        text = f"{of.name} had {line:.0f} requests waiting at {people(users)} (median of its own gauge)"
+        return Waiting(None, "gauge", text, line > 0)
+    if of.slots is not None:
+        text = f"{of.name} takes on {of.slots} requests at once, and there were {people(users)}"
+        return Waiting(None, "slots", text, users > of.slots)
+    raise Missing(f"{of.name} reports neither durations nor a queue nor its limit")
+
+
+def _line(run: Run, arm: str, users: int) -> float | None:
+    """Median of the gauge of waiting requests while the level was measured."""
+    readings = run.gauges.filter((pl.col("arm") == arm) & (pl.col("name") == "waiting"))
+    windows = [
+        pl.col("t_s").is_between(r["started_s"], r["ended_s"])
+        for r in run.meta["levels"]
+        if r["arm"] == arm and r["level"] == users and not r["warmup"]
+    ]
+    return readings.filter(pl.any_horizontal(windows))["value"].median()  # type: ignore[return-value]
+
+
+def bits(facts: Mapping[str, Any]) -> int | None:
+    """Bits per weight from a quantisation's name ("F16", "bfloat16", "Q4_1"), None if it does not tell."""
+    found = re.match(r"(?:b?f|bfloat|float|i?q|int|fp|w)(\d+)", str(facts.get("quantisation")).lower())
+    return int(found[1]) if found else None
+
+
+def people(users: int) -> str:
+    """ "1 user", "2 users"."""
+    return f"{users} user{'' if users == 1 else 's'}"
