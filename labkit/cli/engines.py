@@ -1,0 +1,230 @@
+"""``labkit engines install|remove|start|stop|status|logs``: the two servers, from the shell."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import types
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+
+from labkit.errors import EngineError, UsageError
+
+if TYPE_CHECKING:
+    from labkit.engines.base import EngineFacts
+    from labkit.engines.ollama import Ollama
+    from labkit.engines.process import ServerState
+    from labkit.engines.vllm import VLLM
+
+NAMES = ("ollama", "vllm")
+NOTHING = "nothing that labkit started is running"
+SHOWN = ("engine", "url", "port", "pid", "owner", "owner_pid", "model", "settings", "log", "started_at")
+"""Fields of a server's state in ``status --json``, beside ``facts`` and ``error``."""
+
+
+def add(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the command line."""
+    parser = sub.add_parser("engines", help="install, start, watch and stop Ollama and vLLM")
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+
+    install = actions.add_parser("install", help="get the engines; shows the size and asks first")
+    install.add_argument("engine", nargs="?", choices=NAMES, help="default: both")
+    install.add_argument("--yes", action="store_true", help="agree to the download and the disk it takes")
+    install.set_defaults(func=_install)
+
+    remove = actions.add_parser("remove", help="delete what install made")
+    remove.add_argument("engine", nargs="?", choices=NAMES, help="default: both")
+    remove.set_defaults(func=_remove)
+
+    start = actions.add_parser("start", help="start a server that stays until it is stopped")
+    start.add_argument("engine", choices=NAMES)
+    # The settings are read by a second parser: making it imports the engines, which no other command needs.
+    start.add_argument("settings", nargs=argparse.REMAINDER, metavar="...", help="ENGINE --help lists them")
+    start.set_defaults(func=_start)
+
+    stop = actions.add_parser("stop", help="stop servers that labkit started, and prove it")
+    stop.add_argument("engine", nargs="?", choices=NAMES)
+    stop.add_argument("--all", action="store_true", help="of both engines")
+    stop.set_defaults(func=_stop)
+
+    status = actions.add_parser("status", help="servers that labkit started, and what they say of themselves")
+    status.add_argument("--json", action="store_true", help="for programs")
+    status.set_defaults(func=_status)
+
+    logs = actions.add_parser("logs", help="the end of the log of an engine's newest server")
+    logs.add_argument("engine", choices=NAMES)
+    logs.add_argument("-n", type=int, default=40, metavar="LINES", help="default 40")
+    logs.set_defaults(func=_logs)
+
+
+def _install(args: argparse.Namespace) -> int:
+    from labkit.engines.install import install
+
+    ask = _ask if sys.stdin.isatty() else None
+    for name in _chosen(args):
+        print(install(name, yes=args.yes, progress=_say, ask=ask))
+    return 0
+
+
+def _ask(question: str) -> bool:
+    return input(f"{question} [y/N] ").strip().lower() in {"y", "yes"}
+
+
+def _remove(args: argparse.Namespace) -> int:
+    from labkit.engines.install import remove
+    from labkit.engines.install_steps import gigabytes
+    from labkit.engines.process import states
+
+    for name in _chosen(args):
+        if running := states(name):
+            raise EngineError(
+                f"remove {name}", f"it is running on port {running[0].port}", f"labkit engines stop {name}"
+            )
+        print(f"{name}: {gigabytes(remove(name, _say) / 1e6)} freed")
+    return 0
+
+
+def _start(args: argparse.Namespace) -> int:
+    given = vars(_settings_parser(args.engine).parse_args(args.settings))
+    model, port = given.pop("model", None), given.pop("port", None)
+    facts = asyncio.run(_started(args.engine, model, port, given))
+    print(facts.url)
+    for name, value in facts.as_dict().items():
+        if value is not None and name not in {"url", "sources", "kind"}:
+            print(f"  {name}: {value}")
+    return 0
+
+
+async def _started(name: str, model: str | None, port: int | None, settings: dict[str, Any]) -> EngineFacts:
+    from labkit.engines.ollama import Ollama
+    from labkit.engines.vllm import VLLM
+
+    if name == "vllm":
+        return await VLLM(owner="shell", port=port).start(model=model, progress=_say, **settings)
+    from labkit.engines.model_table import find
+
+    served = find(model).ollama.name if model else None  # a misspelt name is told before the server starts
+    ollama = Ollama(owner="shell", port=port)
+    facts = await ollama.start(progress=_say, **settings)
+    if served is None:
+        return facts
+    await ollama.load(served, progress=_say)
+    return await ollama.facts()
+
+
+def _settings_parser(name: str) -> argparse.ArgumentParser:
+    """A flag for each field of the engine's settings; only those given are passed on."""
+    from labkit.engines.ollama import OllamaSettings
+    from labkit.engines.vllm import VLLMSettings
+
+    settings: Any = OllamaSettings if name == "ollama" else VLLMSettings
+    parser = argparse.ArgumentParser(prog=f"labkit engines start {name}", argument_default=argparse.SUPPRESS)
+    parser.add_argument("--model", help="a name of the course's table (labkit models list)")
+    parser.add_argument("--port", type=int, help="default: the engine's own, or any free port")
+    hints = get_type_hints(settings)
+    for item in fields(settings):
+        flag, help = f"--{item.name.replace('_', '-')}", item.metadata.get("help")
+        hint = hints[item.name]
+        kinds = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        if bool in kinds:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=help)
+        else:
+            parser.add_argument(flag, type=_reader(kinds), metavar="VALUE", help=help)
+    return parser
+
+
+def _reader(kinds: tuple[type, ...]) -> Any:
+    """Reads a flag's text as the narrowest of ``kinds`` that it fits."""
+
+    def value(text: str) -> int | float | str:
+        for kind in (int, float):
+            if kind in kinds:
+                try:
+                    return kind(text)
+                except ValueError:
+                    continue
+        if str in kinds:
+            return text
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+
+    return value
+
+
+def _stop(args: argparse.Namespace) -> int:
+    from labkit.engines.process import states, terminate
+
+    if (args.engine is None) == (not args.all):
+        raise UsageError("stop a server", "which one?", "labkit engines stop ollama|vllm, or --all")
+    running = states(args.engine)
+    for state in running:
+        asyncio.run(terminate(state, progress=_say))
+    if not running:
+        print(NOTHING)
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    from labkit.engines.process import states
+
+    rows = asyncio.run(_describe(states()))
+    if args.json:
+        print(json.dumps(rows, indent=1))
+        return 0
+    for row in rows:
+        facts = row["facts"] or {}
+        known = [f"{key} {facts[key]}" for key in ("version", "model", "context", "slots") if facts.get(key)]
+        said = ", ".join(known) or row["error"]
+        print(f"{row['engine']}  {row['url']}  pid {row['pid']}  {row['owner']}-owned  {said}")
+    if not rows:
+        print(NOTHING)
+    return 0
+
+
+async def _describe(running: list[ServerState]) -> list[dict[str, Any]]:
+    from labkit.engines.ollama import Ollama
+    from labkit.engines.vllm import VLLM
+
+    rows = []
+    for state in running:
+        engine: Ollama | VLLM = (VLLM if state.engine == "vllm" else Ollama).attached(state)
+        facts, error = None, None
+        try:
+            facts = (await engine.facts()).as_dict()
+        except EngineError as failure:
+            error = str(failure)
+        shown = (
+            "engine",
+            "url",
+            "port",
+            "pid",
+            "owner",
+            "owner_pid",
+            "model",
+            "settings",
+            "log",
+            "started_at",
+        )
+        rows.append({**{key: getattr(state, key) for key in shown}, "facts": facts, "error": error})
+    return rows
+
+
+def _logs(args: argparse.Namespace) -> int:
+    from labkit import paths
+    from labkit.engines.process import tail
+
+    logs = sorted((paths.home() / "logs").glob(f"{args.engine}-*.log"), key=lambda path: path.stat().st_mtime)
+    if not logs:
+        raise EngineError(f"show the log of {args.engine}", "labkit has not started one here yet")
+    print(f"{logs[-1]}:", file=sys.stderr)
+    print("\n".join(tail(logs[-1], args.n)))
+    return 0
+
+
+def _chosen(args: argparse.Namespace) -> tuple[str, ...]:
+    return (args.engine,) if args.engine else NAMES
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
