@@ -22,11 +22,12 @@ from labkit.budget import Budget
 from labkit.bundle import Recorder, Run
 from labkit.device import DeviceLock
 from labkit.engines.base import Engine, EngineFacts, Served
+from labkit.engines.models import assert_same_prompt
 from labkit.errors import EngineError, ExperimentStopped, UsageError
 from labkit.load.plan import Plan
 from labkit.load.process import Frame, LoadProcess
 from labkit.verdict import Verdict
-from labkit.workload import Workload
+from labkit.workload import Prompt, Workload
 
 PROBES = 4
 """Warm-up requests an arm, one after another: the first may carry set-up, the median is the idle TTFT."""
@@ -86,7 +87,8 @@ class Progress:
         phase: one line for people.
         done, total: finished and planned steps.
         eta_s: estimated seconds to the end, None while there is nothing to estimate from.
-        frame: the newest samples of the level that is running, if one is.
+        step: the level that is running, or has just ended.
+        frame: its newest samples, while it is running.
         run: everything measured so far; set each time a level ends.
     """
 
@@ -94,6 +96,7 @@ class Progress:
     done: int = 0
     total: int = 0
     eta_s: float | None = None
+    step: Step | None = None
     frame: Frame | None = None
     run: Run | None = None
 
@@ -133,6 +136,19 @@ class Experiment:
         self._stopping = True
         if self._load is not None:
             self._load.stop()
+
+    def prompts(self, step: Step) -> list[Prompt]:
+        """What is asked at a step: the same for every arm at one level and repeat, something else at the next."""
+        seed = f"{self.seed}/{step.phase}/{step.level}/{step.repeat}"
+        prompts = self.workload.prompts(_answers(step), seed)
+        if step.phase == "warm-up":
+            return [replace(prompt, output_tokens=PROBE_TOKENS) for prompt in prompts]
+        return prompts
+
+    @property
+    def load_pid(self) -> int | None:
+        """The load process of the level that is running, None between levels."""
+        return None if self._load is None else self._load.pid
 
     async def run(self, on_progress: OnProgress = lambda _progress: None) -> Run:
         """Measure, write the bundle and return the run with its verdict.
@@ -174,12 +190,9 @@ class Experiment:
         return replace(facts, model=arm.model, model_source=facts.model_source or arm.source)
 
     async def _same_prompts(self) -> None:
-        from labkit.engines.models import assert_same_prompt
-
-        arms = list(self._by_name.values())
-        question = self.workload.prompts(1, "token count")[0].messages
-        for arm in arms[1:]:
-            await assert_same_prompt((arms[0].engine, arms[0].model), (arm.engine, arm.model), question)
+        sides = [(arm.engine, arm.model) for arm in self._by_name.values()]
+        if len(sides) > 1:
+            await assert_same_prompt(sides, self.workload.prompts(1, "token count")[0].messages)
 
     async def _measure(self, recorder: Recorder, on_progress: OnProgress) -> Run:
         before = {name: await arm.engine.served() for name, arm in self._by_name.items()}
@@ -190,11 +203,8 @@ class Experiment:
             if step.arm.name not in self._dead:
                 await self._step(index, step, recorder, on_progress)
             done += 1
-            on_progress(
-                Progress(
-                    str(step), done, len(self.steps), self._eta(recorder, index + 1), run=recorder.so_far()
-                )
-            )
+            eta = self._eta(recorder, index + 1)
+            on_progress(Progress(str(step), done, len(self.steps), eta, step, run=recorder.so_far()))
         if not recorder.levels:
             raise ExperimentStopped(f"run {self.name}", "stopped before the first level", "press Run again")
         for arm in self._by_name.values():
@@ -212,7 +222,7 @@ class Experiment:
             if self._stopping:  # stop() came while the process was starting
                 load.stop()
             async for frame in load.frames():
-                on_progress(Progress(str(step), index, len(self.steps), eta, frame=frame))
+                on_progress(Progress(str(step), index, len(self.steps), eta, step, frame))
             self._load = None
         recorder.level(
             {
@@ -235,18 +245,12 @@ class Experiment:
             )
 
     def _plan(self, index: int, step: Step, recorder: Recorder) -> Plan:
-        # the same questions for every arm at one level and repeat, others at the next
-        seed = f"{self.seed}/{step.phase}/{step.level}/{step.repeat}"
-        asked = step.load.get("requests") or step.level * (step.load.get("rounds") or 1)
-        prompts = self.workload.prompts(asked, seed)
-        if step.phase == "warm-up":
-            prompts = [replace(p, output_tokens=PROBE_TOKENS) for p in prompts]
         return Plan(
             **{
                 "url": step.arm.engine.url,
                 "protocol": step.arm.engine.protocol,
                 "model": step.arm.model,
-                "prompts": prompts,
+                "prompts": self.prompts(step),
                 "seed": self.seed,
                 "api_key": step.arm.engine.api_key,
                 "engine": step.arm.engine.name,
@@ -273,8 +277,7 @@ class Experiment:
         left = 0.0
         for step in self.steps[next_index:]:
             if step.arm.name in rates:
-                answers = step.load.get("requests") or step.level * step.load.get("rounds", 1)
-                left += min(answers / rates[step.arm.name], step.load.get("seconds") or float("inf"))
+                left += min(_answers(step) / rates[step.arm.name], step.load.get("seconds") or float("inf"))
         return left
 
     async def _judge(self, recorder: Recorder, before: dict[str, Served]) -> Verdict:
@@ -329,6 +332,12 @@ def staircase(
     for repeat in range(budget.repeats):
         steps += [Step(arm, burst, repeat, load) for arm in arms]
     return Experiment("staircase", steps, workload=workload, budget=budget, seed=seed, folder=folder)
+
+
+def _answers(step: Step) -> int:
+    """Requests that a step issues if no time limit cuts it short."""
+    asked = step.load.get("requests") or step.load["users"] * step.load["rounds"]
+    return int(asked)
 
 
 def _warm_up(arms: Sequence[Arm]) -> list[Step]:
