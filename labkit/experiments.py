@@ -138,7 +138,7 @@ class Experiment:
             self._load.stop()
 
     def prompts(self, step: Step) -> list[Prompt]:
-        """What is asked at a step: the same for every arm at one level and repeat, something else at the next."""
+        """What is asked at a step: the same of every arm at one level and repeat, else something new."""
         seed = f"{self.seed}/{step.phase}/{step.level}/{step.repeat}"
         prompts = self.workload.prompts(_answers(step), seed)
         if step.phase == "warm-up":
@@ -312,8 +312,8 @@ def sweep(
         for position, level in enumerate(users):
             turn = arms if (repeat + position) % 2 == 0 else list(reversed(arms))
             steps += [Step(arm, level, repeat, {"users": level, **limits}) for arm in turn]
-    again = {"users": users[0], **limits} if users else {}
-    steps += [Step(arm, users[0], budget.repeats, again, "drift") for arm in arms if users]
+    again = {"users": users[0], **limits}
+    steps += [Step(arm, users[0], budget.repeats, again, "drift") for arm in arms]
     return Experiment("sweep", steps, workload=workload, budget=budget, seed=seed, folder=folder)
 
 

@@ -1,4 +1,4 @@
-"""A small engine over real HTTP, for tests of what drives engines: slots, a steady pace, and a plug to pull."""
+"""A small engine over real HTTP, for tests: slots, a steady pace, and a plug to pull."""
 
 from __future__ import annotations
 
