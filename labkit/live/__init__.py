@@ -1,0 +1,1 @@
+"""Experiments seen while they run: the frame with its controls, and the charts that it holds."""

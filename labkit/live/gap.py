@@ -1,0 +1,86 @@
+"""The gap chart while it is measured: it grows level by level, a point shows the running level."""
+
+from __future__ import annotations
+
+from collections import deque
+
+# at module top: the first FigureWidget costs seconds more when plotly imports this inside a function
+import plotly.basewidget  # noqa: F401
+import plotly.graph_objects as go
+import polars as pl
+
+from labkit import figures
+from labkit.bundle import Run
+from labkit.experiments import Progress, Step
+from labkit.load.process import Frame
+
+WINDOW_S = 2.0
+"""The point of the running level is the rate over this time, or over the level so far."""
+
+_NOW = "running now, not final"
+
+
+class GapView:
+    """A plotly FigureWidget with the two panels of :func:`labkit.figures.draw_gap`.
+
+    Attributes:
+        widget: to be placed in a view.
+        points: arm-level pairs drawn from whole levels.
+    """
+
+    def __init__(self) -> None:
+        self.widget = go.FigureWidget(figures.draw_gap(_no_data()))
+        self.widget._config = figures.CONFIG
+        now = go.Scatter(name=_NOW, mode="markers", xaxis="x", yaxis="y", showlegend=True)
+        self.widget.add_trace(
+            now.update(marker={"symbol": "circle-open-dot", "size": 13, "color": figures.INK})
+        )
+        self.clear()
+
+    def clear(self) -> None:
+        """Take all points away, for the next run."""
+        self.points = 0
+        self._run: Run | None = None
+        self._step: Step | None = None
+        self._frames: deque[Frame] = deque()
+        self.widget.data = self.widget.data[:1]
+        self.widget.data[0].update(x=[], y=[])
+
+    def take(self, progress: Progress) -> None:
+        """Keep what is news; cheap enough for every sample."""
+        self._run = progress.run or self._run
+        if progress.frame is None or progress.step is not self._step:
+            self._frames.clear()
+        self._step = progress.step
+        if progress.frame is not None:
+            self._frames.append(progress.frame)
+            while self._frames[-1].t_s - self._frames[0].t_s > WINDOW_S:
+                self._frames.popleft()
+
+    def draw(self) -> None:
+        """Bring the chart up to date; at most four times a second, since each update resends whole lines."""
+        if self._run is not None:
+            self._draw_levels(figures.gap_data(self._run))
+            self._run = None
+        if self._step is not None and self._step.phase == "measure" and len(self._frames) > 1:
+            first, *later = self._frames
+            rate = sum(frame.tokens for frame in later) / (later[-1].t_s - first.t_s)
+            self.widget.data[0].update(x=[self._step.level], y=[rate])
+        else:
+            self.widget.data[0].update(x=[], y=[])
+
+    def _draw_levels(self, data: pl.DataFrame) -> None:
+        self.points = data.height
+        drawn = figures.draw_gap(data)
+        present = {(line.name, line.meta): line for line in self.widget.data}
+        self.widget.add_traces([line for line in drawn.data if (line.name, line.meta) not in present])
+        with self.widget.batch_update():
+            for line in drawn.data:
+                if old := present.get((line.name, line.meta)):
+                    old.update(x=line.x, y=line.y, marker=line.marker, error_y=line.error_y)
+            ticks = drawn.layout.xaxis
+            self.widget.update_xaxes(tickvals=ticks.tickvals, ticktext=ticks.ticktext)
+
+
+def _no_data() -> pl.DataFrame:
+    return pl.DataFrame(schema={"arm": pl.String, "engine": pl.String, "level": pl.Int64})
