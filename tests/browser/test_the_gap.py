@@ -1,0 +1,61 @@
+"""The headline notebook in a real JupyterLab against real engines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from papermill.parameterize import parameterize_notebook
+
+from tests.browser.jupyter import REPOSITORY, Lesson
+
+SOURCE = REPOSITORY / "notebooks" / "05_the_gap.ipynb"
+FIRST_POINT_S = 300
+"""Both engines start from cold on two cores before the first level is measured."""
+ALL_CELLS_S = 300
+
+pytestmark = [pytest.mark.browser, pytest.mark.engines]
+
+
+@pytest.fixture
+def smoke(tmp_path: Path) -> Path:
+    """The notebook with its smallest budget."""
+    path = tmp_path / SOURCE.name
+    notebook = nbformat.read(SOURCE, as_version=4)
+    nbformat.write(parameterize_notebook(notebook, {"MODE": "live", "BUDGET": "smoke"}), path)
+    return path
+
+
+async def test_the_gap_grows_stops_and_grows_again(lesson: Lesson, smoke: Path) -> None:
+    before = SOURCE.read_bytes()
+    await lesson.open(smoke)
+    await lesson.run_all()
+    first = await lesson.points_above(0, FIRST_POINT_S)
+    await lesson.points_above(first, FIRST_POINT_S)
+    await lesson.shot("growing")
+
+    await lesson.click("Stop")
+    await lesson.idle(ALL_CELLS_S)
+    assert await lesson.errors() == []
+    assert all(cell["execution_count"] for cell in await lesson.cells())
+    stopped = await lesson.stands_still()
+    await lesson.shot("stopped")
+
+    await lesson.click("Run")
+    await lesson.points_other_than(stopped, FIRST_POINT_S)
+    await lesson.points_above(await lesson.points(), FIRST_POINT_S)
+    await lesson.click("Stop")
+    await lesson.click("Stop")  # twice does no harm
+    await lesson.stands_still()
+
+    await lesson.page.set_viewport_size({"width": 600, "height": 900})
+    chart = lesson.page.locator(".js-plotly-plot").first
+    await chart.scroll_into_view_if_needed()
+    await lesson.shot("narrow")
+    box = await chart.bounding_box()
+    assert box is not None
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 600
+    assert await lesson.errors() == []
+    assert SOURCE.read_bytes() == before
