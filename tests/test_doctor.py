@@ -1,0 +1,83 @@
+"""The doctor on this machine as it is, and with things missing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from labkit import cli, doctor
+from labkit.doctor import Row
+
+
+@pytest.fixture(autouse=True)
+def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing installed, whatever this machine has."""
+    monkeypatch.setenv("LABKIT_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.delenv("LABKIT_OLLAMA_URL", raising=False)
+    monkeypatch.delenv("LABKIT_VLLM_URL", raising=False)
+
+
+def test_without_engines_it_says_how_to_get_them_and_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor"]) == 1
+    shown = capsys.readouterr().out
+    assert "→ labkit engines install ollama" in shown
+    assert "→ labkit engines install vllm" in shown
+
+
+def test_every_red_row_has_something_to_copy() -> None:
+    rows = doctor.examine()
+    assert {row.name for row in rows} >= {
+        "system",
+        "CPU",
+        "memory",
+        "disk",
+        "GPU",
+        "Python",
+        "Ollama",
+        "vLLM",
+    }
+    assert all(row.fix for row in rows if row.status == "red")
+    assert {row.status for row in rows} <= {"ok", "warn", "red"}
+
+
+def test_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--json"]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert said["can_run"] is False
+    assert {"name", "status", "seen", "fix"} == set(said["rows"][0])
+
+
+def test_one_engine_is_enough() -> None:
+    assert doctor.can_run([Row("Ollama", "ok", "0.34.0"), Row("vLLM", "red", "not installed", "install it")])
+    assert not doctor.can_run([Row("Ollama", "red", "not installed", "install it"), Row("CPU", "ok", "")])
+
+
+def test_a_named_server_that_does_not_answer_is_red(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LABKIT_VLLM_URL", "http://127.0.0.1:9")
+    [row] = [row for row in doctor.examine() if row.name == "vLLM"]
+    assert (row.status, row.fix) == ("red", "unset LABKIT_VLLM_URL")
+
+
+def test_an_engine_is_told_by_its_program_not_by_its_arguments(tmp_path: Path) -> None:
+    import psutil
+
+    script = tmp_path / "vllm"
+    script.write_text("import time; print(flush=True); time.sleep(60)")
+    for argv, engine in (([script], True), (["-c", script.read_text(), "a", "b", "vllm.log"], False)):
+        with subprocess.Popen([sys.executable, *argv], stdout=subprocess.PIPE) as child:
+            child.stdout.readline()
+            assert bool(doctor.ENGINE_PROCESS.search(doctor._command(psutil.Process(child.pid)))) is engine
+            child.kill()
+
+
+@pytest.mark.engines
+def test_with_engines_it_names_their_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LABKIT_HOME")
+    rows = {row.name: row for row in doctor.examine()}
+    assert rows["vLLM"].status == rows["Ollama"].status == "ok"
+    assert doctor.can_run(list(rows.values()))
