@@ -302,10 +302,8 @@ def sweep(
     folder: Path,
 ) -> Experiment:
     """Closed-loop load at each number of users on each arm in turn; the first level again at the end."""
-    if any(n < 1 for n in users):
-        raise UsageError(
-            f"sweep over users {list(users)}", "a level has fewer than one user", "use 1 or more"
-        )
+    if not users or any(n < 1 for n in users):
+        raise UsageError(f"sweep over users {list(users)}", "no level, or one without a user", "use 1 or more")
     limits = {"rounds": budget.rounds, "seconds": budget.max_s}
     steps = _warm_up(arms)
     for repeat in range(budget.repeats):
