@@ -68,7 +68,7 @@ def _published_peak(case: Case) -> Finding:
     if not same:
         return (
             NOT_HERE,
-            f"{own}. The published ratio is for one A100 and an 8B model in 16 bit; this is neither.",
+            f"{own}. The published ratio is for an 8B model in 16 bit on one A100, which this is not.",
         )
     word = HELD if 1 / (1 + SIMILAR) <= ours / theirs <= 1 + SIMILAR else NOT_HELD
     return word, f"{own}; published {theirs:.1f}, on the same kind of card and model."
@@ -120,14 +120,14 @@ def _alike_for_few(case: Case) -> Finding:
         a, b = (s.value(users, "ttft_ms_p50") for s in (o, v))
         noise = [_ttft_spread(case.run, s, users) for s in (o, v)]
         limit = max([SIMILAR, *(n for n in noise if n is not None)])
-        basis = "the repeats' spread" if limit > SIMILAR else "few answers a level"
+        basis = "the repeats spread that far" if limit > SIMILAR else "a level has few answers"
         counts = " and ".join(str(s.rows[users]["ok"]) for s in (o, v))
         queue = f"; with {_slots(o)} a user waits" if o.slots is not None and users > o.slots else ""
         apart = max(a, b) / min(a, b) - 1
         alike.append(apart <= limit)
         parts.append(
             f"at {people(users)} {o.name} {a:,.0f} ms, {v.name} {b:,.0f} ms, {apart:.0%} apart "
-            f"(alike within {limit:.0%}, for {basis}; {counts} answers{queue})"
+            f"(alike within {limit:.0%}, since {basis}: {counts}{queue})"
         )
     rest = "" if len(levels) == 2 else f". {people(3 - levels[0]).capitalize()} were not measured"
     return HELD if all(alike) else NOT_HELD, f"TTFT p50 {'; '.join(parts)}{rest}."
@@ -189,7 +189,7 @@ def _queue_builds(case: Case) -> Finding:
         return HELD, f"{rise}. The queue shows from {people(onset)} on{slots}."
     if not crowded or o.cut_short(users):
         raise Missing(f"{rise}: no queue yet{slots}, and this does not tell what {CROWD} users would see")
-    return NOT_HELD, f"{rise}{slots}: most of it is not waiting."
+    return NOT_HELD, f"{rise}{slots}: no queue."
 
 
 def _slots(s: Side) -> str:

@@ -156,7 +156,9 @@ def waiting(run: Run, of: Side, users: int) -> Waiting:
     if share is not None:
         bound = " or more" if of.cut_short(users) else ""
         text = f"{share:.0%}{bound} of {of.name}'s TTFT at {people(users)} is waiting, by its own durations"
-        return Waiting(share, "reported", text, share > WAITING_SHARE)
+        # what is left over on an idle engine is network and HTTP, which on a fast GPU can be half of a TTFT
+        line_possible = of.slots is None or users > of.slots
+        return Waiting(share, "reported", text, share > WAITING_SHARE and line_possible)
     line = _line(run, of.arm, users)
     if line is not None:
         text = f"{of.name} had {line:.0f} requests waiting at {people(users)} (median of its own gauge)"

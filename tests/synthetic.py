@@ -39,6 +39,7 @@ def make_run(
     itl: Mapping[str, PerLevel] | None = None,
     queue: Mapping[str, PerLevel] | None = None,
     unfinished: Mapping[str, PerLevel] | None = None,
+    in_line: Mapping[str, PerLevel] | None = None,
     slots: int = 1,
     facts: Mapping[str, Mapping[str, Any]] | None = None,
     workload: Workload | None = None,
@@ -58,6 +59,7 @@ def make_run(
         queue: seconds that the engine reports as waiting; by default Ollama's TTFT beyond idle, and
             nothing for vLLM.
         unfinished: share of a level's requests that were cut off.
+        in_line: what the engine's gauge of waiting requests read during a level; no reading by default.
         slots: of Ollama; vLLM has 128 sequences.
         facts: changes to an arm's engine facts.
     """
@@ -83,6 +85,7 @@ def make_run(
                     itl_s=_pick(itl, arm, users, max(step, 0.001)),
                     queue_s=_pick(queue, arm, users, waited),
                     cut=_pick(unfinished, arm, users, 0.0),
+                    in_line=_pick(in_line, arm, users, None),
                 )
     return recorder.finish(verdict or Verdict("clean", []), stopped=stopped)
 
@@ -131,6 +134,7 @@ class _Writer:
         itl_s: float,
         queue_s: float | None = None,
         cut: float = 0.0,
+        in_line: float | None = None,
         warmup: bool = False,
     ) -> None:
         engine = arm.partition(",")[0]
@@ -168,6 +172,9 @@ class _Writer:
                 }
             rows.append(row)
             self.next_id += 1
+        if in_line is not None:
+            reading = {"t_s": self.now, "engine": engine, "arm": arm, "name": "waiting", "value": in_line}
+            self._append("gauges.rows", orjson.dumps(reading) + b"\n")
         self._append("requests.rows", b"".join(orjson.dumps(row) + b"\n" for row in rows))
         self._append("tokens.rows", b"".join(records))
         self._end(arm, users, repeat, planned - lost, lost, rate, warmup)
