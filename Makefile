@@ -45,7 +45,7 @@ run: engines
 
 engines: $(SETUP)
 	@$(BIN)/labkit engines install --yes
-	@$(BIN)/labkit models get --yes
+	@$(BIN)/labkit models get smollm2:135m --yes
 
 test: $(SETUP)
 	@$(BIN)/pytest -q -m "not engines and not browser"
