@@ -11,11 +11,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-import polars as pl
-
 from labkit import metrics
 from labkit.bundle import Run
-from labkit.sides import NOISE, Missing, Ratio, Side, Waiting, bits, people, ratio, shared, side, waiting
+from labkit.sides import (
+    NOISE,
+    Missing,
+    Ratio,
+    Side,
+    Waiting,
+    answers,
+    bits,
+    people,
+    ratio,
+    shared,
+    side,
+    waiting,
+)
 
 HELD = "held"
 NOT_HELD = "did not hold"
@@ -135,7 +146,7 @@ def _alike_for_few(case: Case) -> Finding:
 
 def _ttft_spread(run: Run, s: Side, users: int) -> float | None:
     """Spread of the repeats' median TTFT."""
-    rows = metrics.answered(run.requests).filter((pl.col("arm") == s.arm) & (pl.col("level") == users))
+    rows = answers(run, s, users)
     return metrics.spread(rows.group_by("repeat").agg(metrics.TTFT.median())["ttft_s"].to_list())
 
 

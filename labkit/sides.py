@@ -96,10 +96,16 @@ def both(run: Run) -> tuple[Side, Side]:
 def shared(first: Side, second: Side) -> list[int]:
     """Levels at which both delivered tokens, ascending."""
     levels = [n for n in first.rows if n in second.rows]
-    found = [n for n in levels if all(s.rows[n]["tokens_per_s"] for s in (first, second))]
+    found = [n for n in levels if all((s.rows[n]["tokens_per_s"] or 0) > 0 for s in (first, second))]
     if not found:
         raise Missing(f"{first.name} and {second.name} share no level at which both delivered tokens")
     return found
+
+
+def answers(run: Run, of: Side, users: int) -> pl.DataFrame:
+    """Whole answers of the measured repeats of one level."""
+    rows = metrics.answered(run.requests).filter((pl.col("arm") == of.arm) & (pl.col("level") == users))
+    return rows.join(measured_levels(run.meta["levels"]), on=["arm", "level", "repeat"], how="semi")
 
 
 @dataclass(frozen=True)
@@ -147,11 +153,7 @@ def waiting(run: Run, of: Side, users: int) -> Waiting:
     Raises:
         Missing: none of the three is known.
     """
-    windows = measured_levels(run.meta["levels"])
-    rows = metrics.answered(run.requests).filter(
-        (pl.col("arm") == of.arm) & (pl.col("level") == users) & (pl.col("queue_basis") == "reported")
-    )
-    rows = rows.join(windows, on=["arm", "level", "repeat"], how="semi")
+    rows = answers(run, of, users).filter(pl.col("queue_basis") == "reported")
     share = rows.select((pl.col("queue_s") / metrics.TTFT).median()).item() if len(rows) else None
     if share is not None:
         bound = " or more" if of.cut_short(users) else ""
