@@ -14,9 +14,9 @@ from labkit.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
     from labkit.engines.base import EngineFacts
-    from labkit.engines.ollama import Ollama
+    from labkit.engines.ollama import Ollama, OllamaSettings
     from labkit.engines.process import ServerState
-    from labkit.engines.vllm import VLLM
+    from labkit.engines.vllm import VLLM, VLLMSettings
 
 NAMES = ("ollama", "vllm")
 NOTHING = "nothing that labkit started is running"
@@ -98,28 +98,32 @@ def _start(args: argparse.Namespace) -> int:
 
 
 async def _started(name: str, model: str | None, port: int | None, settings: dict[str, Any]) -> EngineFacts:
-    from labkit.engines.ollama import Ollama
-    from labkit.engines.vllm import VLLM
-
-    if name == "vllm":
-        return await VLLM(owner="shell", port=port).start(model=model, progress=_say, **settings)
     from labkit.engines.model_table import find
 
-    served = find(model).ollama.name if model else None  # a misspelt name is told before the server starts
-    ollama = Ollama(owner="shell", port=port)
-    facts = await ollama.start(progress=_say, **settings)
-    if served is None:
+    row = find(model) if model else None  # a misspelt name is told before the server starts
+    if name == "vllm" and row is not None:
+        settings["model"] = row.name
+    engine = _engine(name)[0](owner="shell", port=port)
+    facts = await engine.start(progress=_say, **settings)
+    if name == "vllm" or row is None:
         return facts
-    await ollama.load(served, progress=_say)
-    return await ollama.facts()
+    await engine.load(row.ollama.name, progress=_say)
+    return await engine.facts()
+
+
+def _engine(name: str) -> tuple[type[Ollama | VLLM], type[OllamaSettings | VLLMSettings]]:
+    if name == "vllm":
+        from labkit.engines import vllm
+
+        return vllm.VLLM, vllm.VLLMSettings
+    from labkit.engines import ollama
+
+    return ollama.Ollama, ollama.OllamaSettings
 
 
 def _settings_parser(name: str) -> argparse.ArgumentParser:
     """A flag for each field of the engine's settings; only those given are passed on."""
-    from labkit.engines.ollama import OllamaSettings
-    from labkit.engines.vllm import VLLMSettings
-
-    settings: Any = OllamaSettings if name == "ollama" else VLLMSettings
+    settings = _engine(name)[1]
     parser = argparse.ArgumentParser(prog=f"labkit engines start {name}", argument_default=argparse.SUPPRESS)
     parser.add_argument("--model", help="a name of the course's table (labkit models list)")
     parser.add_argument("--port", type=int, help="default: the engine's own, or any free port")
@@ -183,12 +187,9 @@ def _status(args: argparse.Namespace) -> int:
 
 
 async def _describe(running: list[ServerState]) -> list[dict[str, Any]]:
-    from labkit.engines.ollama import Ollama
-    from labkit.engines.vllm import VLLM
-
     rows = []
     for state in running:
-        engine: Ollama | VLLM = (VLLM if state.engine == "vllm" else Ollama).attached(state)
+        engine = _engine(state.engine)[0].attached(state)
         facts, error = None, None
         try:
             facts = (await engine.facts()).as_dict()

@@ -129,9 +129,16 @@ def _install(
 ) -> Path:
     started = time.monotonic()
     plan: Plan = INSTALLERS[name].plan(table, engines_home(), progress)
-    progress(plan.price())
     check_disk(plan)
-    _agree(plan, yes, ask)
+    if not yes and ask is None:
+        raise UsageError(
+            f"install {plan.price()}",
+            "nobody agreed to the download, and there is no terminal to ask at",
+            "add --yes (in Python: yes=True)",
+        )
+    progress(plan.price())
+    if not yes and ask is not None and not ask("Go on?"):
+        raise UsageError(f"install {plan.engine}", "the answer was no", "nothing was changed")
     log = paths.home() / "logs" / f"install-{name}.log"
     provide(plan.needs, log, progress)
     for left in engines_home().glob(f".building-{name}-*"):
@@ -162,13 +169,6 @@ def check_disk(plan: Plan) -> None:
             f"{gigabytes(free_mb)} free, {gigabytes(plan.disk_mb)} needed",
             "free some space, or set LABKIT_HOME to a folder on a larger disk",
         )
-
-
-def _agree(plan: Plan, yes: bool, ask: Callable[[str], bool] | None) -> None:
-    if yes or (ask is not None and ask("Go on?")):
-        return
-    seen = "the answer was no" if ask else "nobody agreed to the download, and there is no terminal to ask at"
-    raise UsageError(f"install {plan.price()}", seen, "add --yes (in Python: yes=True)")
 
 
 def remove(name: str, progress: Progress = quiet) -> int:

@@ -150,7 +150,7 @@ async def test_facts_are_read_from_the_server(server: VLLM) -> None:
 @pytest.mark.asyncio(loop_scope="module")
 async def test_gauges_and_counters_follow_the_load(server: VLLM) -> None:
     before = await server.served()
-    running = [asyncio.create_task(chat(server, max_tokens=64, ignore_eos=True)) for _ in range(6)]
+    running = [asyncio.create_task(chat(server, max_tokens=32, ignore_eos=True)) for _ in range(6)]
     seen = await server.gauges()
     while not any(task.done() for task in running):
         now = await server.gauges()
@@ -160,7 +160,7 @@ async def test_gauges_and_counters_follow_the_load(server: VLLM) -> None:
     assert seen.running <= 4, "never more than max_num_seqs"
     assert seen.running + seen.waiting > 0
     assert after.requests - before.requests == 6
-    assert after.output_tokens - before.output_tokens == 6 * 64
+    assert after.output_tokens - before.output_tokens == 6 * 32
     assert after.prompt_tokens - before.prompt_tokens == sum(usage["prompt_tokens"] for usage in answers)
 
 
