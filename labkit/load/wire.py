@@ -16,6 +16,7 @@ such an answer can be seen from outside.
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import index
 from typing import Any
 
 import orjson
@@ -35,6 +36,7 @@ ROUTES = {
 
 _BOM = b"\xef\xbb\xbf"
 _QUOTE = 160  # bytes of a malformed line that are quoted
+_MOST = 2**16 - 1  # tokens in a chunk that a record can hold
 
 
 class BadAnswer(Exception):
@@ -166,7 +168,7 @@ class Answer:
     def _token(self, now: float, usage: dict[str, Any] | None) -> None:
         n = 1
         if usage and self._continuous:
-            n = max(usage["completion_tokens"] - self._counted, 0)
+            n = min(max(index(usage["completion_tokens"]) - self._counted, 0), _MOST)
         else:
             self._continuous = False
         if self.first_token_s is None:
@@ -240,12 +242,12 @@ class OpenAIAnswer(Answer):
             choice = choices[0]
             self._choice(choice, usage, now)
             if reason := choice.get("finish_reason"):
-                self.finish_reason = reason
+                self.finish_reason = str(reason)
         if usage:
-            self.prompt_tokens = usage.get("prompt_tokens")
-            self.output_tokens = usage["completion_tokens"]
+            self.prompt_tokens = _count(usage.get("prompt_tokens"))
+            self.output_tokens = _count(usage["completion_tokens"])
             if details := usage.get("prompt_tokens_details"):
-                self.cached_tokens = details.get("cached_tokens")
+                self.cached_tokens = _count(details.get("cached_tokens"))
 
     def _choice(self, choice: dict[str, Any], usage: dict[str, Any] | None, now: float) -> None:
         raise NotImplementedError
@@ -322,13 +324,18 @@ class OllamaAnswer(Answer):
 
     def _done(self, chunk: dict[str, Any], now: float) -> None:
         self.done_s = now
-        self.finish_reason = chunk.get("done_reason")
-        self.prompt_tokens = chunk.get("prompt_eval_count")
-        self.output_tokens = chunk.get("eval_count")
-        self.cached_tokens = chunk.get("prompt_eval_cached_count")
+        self.finish_reason = str(chunk["done_reason"]) if chunk.get("done_reason") else None
+        self.prompt_tokens = _count(chunk.get("prompt_eval_count"))
+        self.output_tokens = _count(chunk.get("eval_count"))
+        self.cached_tokens = _count(chunk.get("prompt_eval_cached_count"))
         self.load_s = _seconds(chunk.get("load_duration"))
         self.prefill_s = _seconds(chunk.get("prompt_eval_duration"))
         self.decode_s = _seconds(chunk.get("eval_duration"))
+
+
+def _count(value: Any) -> int | None:
+    """A number of tokens, or none. Raises TypeError for anything else."""
+    return None if value is None else index(value)
 
 
 def _seconds(nanoseconds: int | None) -> float | None:
