@@ -34,6 +34,7 @@ __all__ = [
     "ServerState",
     "died",
     "free_port",
+    "inherited",
     "launch",
     "owner_pid",
     "port_owner",
@@ -123,6 +124,15 @@ def states(engine: str | None = None) -> list[ServerState]:
         elif not state.supervised():
             path.unlink(missing_ok=True)
     return sorted(found, key=lambda state: state.started_at)
+
+
+def inherited(engine: str) -> ServerState | None:
+    """A server that an earlier notebook of the same runner left up; there is none without a runner."""
+    for state in states(engine):
+        ours = state.owner == "kernel" and state.owner_pid == owner_pid()
+        if ours and state.supervisor_pid not in _supervisors:
+            return state
+    return None
 
 
 async def launch(

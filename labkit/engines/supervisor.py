@@ -3,7 +3,8 @@
 Run by :func:`labkit.engines.process.launch` as a script. Reads one JSON line (argv, env, state, state_file,
 grace_s) from stdin, starts the server in a session of its own, writes the state file, and waits. When the
 server ends, whatever it left running ends too, and the state file goes. A server owned by a kernel is stopped
-as soon as the other end of stdin closes, which the operating system does however the kernel dies.
+as soon as the other end of stdin closes, which the operating system does however the kernel dies; one that a
+kernel started for the runner of its notebook is stopped when that runner is gone.
 
 Needs only the standard library and psutil, so that it starts fast and stays small.
 """

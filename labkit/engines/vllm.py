@@ -95,6 +95,7 @@ class VLLM(Engine):
         self.model, self._asked = row.name, settings
         fitting = self._fitting(row.vllm.name, resolved)
         if fitting is None:
+            self._state = self._state or process.inherited("vllm")
             await self.stop(progress=progress)
             fitting = await self._launch(row, resolved, device, progress)
         else:
@@ -209,7 +210,7 @@ class VLLM(Engine):
     def _fitting(self, served: str, settings: VLLMSettings) -> process.ServerState | None:
         """A running server, the shell's or started by this process, with this model and these settings."""
         for state in process.states("vllm"):
-            ours = state.owner == "shell" or state.owner_pid == os.getpid()
+            ours = state.owner == "shell" or state.owner_pid == process.owner_pid()
             there = self._port in {None, state.port}
             if ours and there and state.model == served and state.settings == settings.as_dict():
                 return state
