@@ -63,7 +63,8 @@ def crossover(table: pl.DataFrame, ahead: str, behind: str, metric: str = "token
     sure_from = _lasting(sure)
     users = None if start is None else _interpolate(levels, leads, start)
     unsure = len(levels) if sure_from is None else sure_from  # levels before the sure lead
-    low = levels[unsure - 1] if unsure else 0
+    first_unsure = unsure if start is None else min(unsure, start)
+    low = levels[first_unsure - 1] if first_unsure else 0
     high = math.inf if sure_from is None else levels[sure_from]
     return Crossover(
         metric, ahead, behind, users, low, high, _sentence((ahead, behind), users, (low, high), levels)
@@ -102,7 +103,7 @@ def _sentence(
     low, high = interval
     if users is None:
         return f"{ahead} takes no lasting lead over {behind} between {levels[0]} and {levels[-1]} users."
-    if low == 0:
+    if high <= levels[0]:
         return f"{ahead} leads {behind} from {levels[0]} user{'s' if levels[0] > 1 else ''} on."
     if high == math.inf:
         return f"{ahead} seems to pass {behind} near {users:.1f} users, but the repeats overlap: not sure."

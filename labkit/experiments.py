@@ -303,7 +303,7 @@ def sweep(
 ) -> Experiment:
     """Closed-loop load at each number of users on each arm in turn; the first level again at the end."""
     if not users or any(n < 1 for n in users):
-        raise UsageError(f"sweep over users {list(users)}", "no level, or one without a user", "use 1 or more")
+        raise UsageError(f"sweep over users {users}", "no level, or one without users", "1 or more each")
     limits = {"rounds": budget.rounds, "seconds": budget.max_s}
     steps = _warm_up(arms)
     for repeat in range(budget.repeats):

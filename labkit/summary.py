@@ -97,7 +97,7 @@ class Comparison:
         table: arm, level, and for each metric its value in both runs and their ratio (second / first).
         differences: every condition that differs, as "where: this / that". Only an empty list makes the two
             runs comparable as equals.
-        same_files: whether both served the same model files, arm by arm.
+        same_files: whether the arms that both have served the same model files; False without such arms.
     """
 
     table: pl.DataFrame
@@ -127,8 +127,9 @@ def side_by_side(
     for meta, other in ((meta_a, meta_b), (meta_b, meta_a)):
         if only := [arm for arm in meta["arms"] if arm not in other["arms"]]:
             differences.append(f"measured in one run only: {', '.join(only)}")
-    same_files = True
-    for arm in [a for a in meta_a["arms"] if a in meta_b["arms"]]:
+    shared = [arm for arm in meta_a["arms"] if arm in meta_b["arms"]]
+    same_files = bool(shared)
+    for arm in shared:
         facts_a, facts_b = meta_a["arms"][arm].get("facts", {}), meta_b["arms"][arm].get("facts", {})
         for name in sorted({*facts_a, *facts_b} - {"url", "owner", "sources"}):
             if facts_a.get(name) != facts_b.get(name):
