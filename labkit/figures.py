@@ -24,7 +24,6 @@ from plotly.subplots import make_subplots
 
 from labkit.bundle import Run
 from labkit.crossover import Crossover, crossover
-from labkit.errors import UsageError
 from labkit.summary import LOWER_BOUND_SHARE, caption
 
 COLOURS = {"ollama": "#0072B2", "vllm": "#D55E00"}
@@ -41,6 +40,7 @@ _MARKERS = (("circle", "o"), ("square", "s"), ("diamond", "D"), ("triangle-up", 
 _SHADE = "rgba(127,127,127,0.18)"
 _GRID = "rgba(127,127,127,0.3)"
 _CLEAR = "rgba(0,0,0,0)"
+_NOTHING = "the run ended before its first level did."
 _RATE_TITLE = "total tokens/s"
 _TTFT_TITLE = "TTFT, ms: p50 thick, p95 thin"
 _USERS_TITLE = "users at once"
@@ -91,12 +91,9 @@ class Figure:
 def gap(run: Run) -> Figure:
     """Total tokens/s and TTFT against users, an arm a line, with the point from which vLLM leads.
 
-    Raises:
-        UsageError: no level of the run has ended.
+    Of a run that was stopped before its first level it draws empty axes and says so.
     """
     data = gap_data(run)
-    if data.is_empty():
-        raise UsageError("draw the gap", "no level of this run has ended", "measure again and let it go on")
     crossings = _crossings(data)
     return Figure(
         data,
@@ -255,7 +252,8 @@ def _gap_png(data: pl.DataFrame, crossings: list[Crossover], note: str) -> bytes
             panel.axvspan(found.low, min(found.high, levels[-1]), color="0.5", alpha=0.15, linewidth=0)
             panel.axvline(found.users, color="0.35", linestyle=":", linewidth=1.2)
     rate.set_ylim(bottom=0)
-    rate.legend(frameon=False)
+    if levels:
+        rate.legend(frameon=False)
     ttft.set_yscale("log")
     ttft.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     ttft.yaxis.set_minor_formatter(NullFormatter())
@@ -281,6 +279,8 @@ def _line(
 
 
 def _gap_alt(data: pl.DataFrame, crossings: list[Crossover]) -> str:
+    if data.is_empty():
+        return f"Two empty charts: {_NOTHING}"
     parts = []
     for arm, _, rows in _by_arm(data):
         first, last = rows.row(0, named=True), rows.row(-1, named=True)
@@ -296,7 +296,7 @@ def _gap_alt(data: pl.DataFrame, crossings: list[Crossover]) -> str:
 
 def _caption(run: Run, data: pl.DataFrame, crossings: list[Crossover]) -> str:
     host, verdict = run.meta["host"], run.meta["verdict"]
-    repeats = int(data["repeats"].max())  # type: ignore[arg-type]  # a column of counts
+    repeats = max(data["repeats"].to_list(), default=0)
     lines = [
         f"**{run.kind}** · {host['cpu']}, {host['cores']} cores · {run.meta['started_at']} · "
         f"verdict **{verdict['word']}**",
@@ -306,8 +306,10 @@ def _caption(run: Run, data: pl.DataFrame, crossings: list[Crossover]) -> str:
     ]
     if repeats > 1:
         lines.append(f"- Points are medians of {repeats} repeats, bars their range.")
-    else:
+    elif repeats == 1:
         lines.append("- Measured once: the spread between repeats is unknown.")
+    else:
+        lines.append(f"- Nothing to draw: {_NOTHING}")
     if data["lower_bound"].any():
         lines.append(
             f"- Hollow points: more than {LOWER_BOUND_SHARE:.0%} of the answers did not end in time, so "

@@ -15,7 +15,6 @@ from synthetic import make_run
 
 from labkit import figures
 from labkit.bundle import Run
-from labkit.errors import UsageError
 
 RATES = {"ollama": {1: 41, 4: 42, 16: 40}, "vllm": {1: 15, 4: 48, 16: 160}}
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -99,10 +98,13 @@ def test_a_level_without_an_answer_leaves_a_gap(tmp_path: Path) -> None:
     assert "median time to first token from 100 to unknown ms" in figure.alt
 
 
-def test_a_run_without_levels_is_refused(tmp_path: Path) -> None:
+def test_a_run_stopped_before_its_first_level_draws_empty_axes_and_says_so(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", rates={"ollama": {}, "vllm": {}}, stopped=True)
-    with pytest.raises(UsageError, match="no level"):
-        figures.gap(run)
+    figure = figures.gap(run)
+    assert figure.png.startswith(PNG)
+    assert not figure.plotly.data
+    assert "ended before its first level" in figure.alt
+    assert "ended before its first level" in figure.caption
 
 
 def test_caption_names_depth_machine_verdict_and_each_arms_conditions(run: Run) -> None:
