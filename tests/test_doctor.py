@@ -5,23 +5,28 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import pytest
 
 from labkit import cli, doctor
 from labkit.doctor import Row
+
+without_vllm = pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is in this very environment")
 
 
 @pytest.fixture(autouse=True)
 def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing installed, whatever this machine has."""
     monkeypatch.setenv("LABKIT_HOME", str(tmp_path))
-    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("LABKIT_OLLAMA_URL", raising=False)
     monkeypatch.delenv("LABKIT_VLLM_URL", raising=False)
 
 
+@without_vllm
 def test_without_engines_it_says_how_to_get_them_and_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["doctor"]) == 1
     shown = capsys.readouterr().out
@@ -45,6 +50,7 @@ def test_every_red_row_has_something_to_copy() -> None:
     assert {row.status for row in rows} <= {"ok", "warn", "red"}
 
 
+@without_vllm
 def test_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["doctor", "--json"]) == 1
     said = json.loads(capsys.readouterr().out)
@@ -64,8 +70,6 @@ def test_a_named_server_that_does_not_answer_is_red(monkeypatch: pytest.MonkeyPa
 
 
 def test_an_engine_is_told_by_its_program_not_by_its_arguments(tmp_path: Path) -> None:
-    import psutil
-
     script = tmp_path / "vllm"
     script.write_text("import time; print(flush=True); time.sleep(60)")
     for argv, engine in (([script], True), (["-c", script.read_text(), "a", "b", "vllm.log"], False)):
