@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
 import sys
 import tarfile
@@ -237,9 +238,10 @@ def test_without_the_release_the_sources_are_taken_and_it_is_said_why(
 
 @pytest.mark.engines
 def test_an_archive_is_unpacked_and_started(
-    home: Path, release: tuple[Path, dict[str, object]], tmp_path: Path
+    home: Path, release: tuple[Path, dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Marked so since CMake, which unpacks it, comes from the package registry."""
+    monkeypatch.setenv("PATH", os.defpath)  # CMake's start script calls dirname
     folder, pins = release
     tree = build_ollama(tmp_path / "tree", quiet)
     with tarfile.open(folder / "ollama.tgz", "w:gz") as archive:
