@@ -22,6 +22,17 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read by transformers at import: a conversi
 import gguf
 import numpy as np
 import torch
+from tokenizers import pre_tokenizers
+
+# transformers (5.19) drops a GGUF's pre-tokenizer; without this one "x  20" is a token longer in vLLM.
+PRE_TOKENIZERS = {
+    "smollm": pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
+}
 
 
 def to_safetensors(source: Path, folder: Path) -> None:
@@ -33,7 +44,11 @@ def to_safetensors(source: Path, folder: Path) -> None:
         **where, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
     )
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(**where).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(**where)
+    pre = gguf.GGUFReader(source).fields["tokenizer.ggml.pre"].contents()
+    if pre in PRE_TOKENIZERS:
+        tokenizer.backend_tokenizer.pre_tokenizer = PRE_TOKENIZERS[pre]
+    tokenizer.save_pretrained(folder)
 
 
 def to_f16(source: Path, target: Path) -> None:

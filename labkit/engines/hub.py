@@ -13,9 +13,7 @@ import hashlib
 import sys
 from pathlib import Path
 
-import httpx
 from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError
 
 
 def wanted(name: str) -> bool:
@@ -39,7 +37,6 @@ def download(repo: str, folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        print(download(sys.argv[1], Path(sys.argv[2])))  # noqa: T201
-    except (httpx.TransportError, HfHubHTTPError) as error:
-        sys.exit(f"{type(error).__name__}: {error}")
+    # labkit quotes the end of stderr: the reason, not the way there.
+    sys.excepthook = lambda kind, error, _: print(f"{kind.__name__}: {error}", file=sys.stderr)  # noqa: T201
+    print(download(sys.argv[1], Path(sys.argv[2])))  # noqa: T201

@@ -29,6 +29,9 @@ from labkit.errors import ModelError
 
 RECORD = "labkit-model.json"
 HERE = Path(__file__).parent
+# -P: the scripts' own folder has modules of labkit in it, which must not be taken for others of that name.
+CONVERT = ("-P", str(HERE / "convert.py"))
+HUB = ("-P", str(HERE / "hub.py"))
 
 
 class Unavailable(ModelError):
@@ -78,11 +81,11 @@ def read_record(folder: Path) -> Record | None:
     return record
 
 
-def publish(built: Path, target: Path, source: str, *, pinned: str | None = None) -> Record:
+def publish(built: Path, target: Path, source: str, pinned: Mapping[str, str]) -> Record:
     """Record what is in ``built`` and rename it to ``target``.
 
     Raises:
-        ModelError: the weights are not the pinned ones.
+        ModelError: there are no weights, or a file is not the pinned one.
     """
     files = {
         path.name: (path.stat().st_size, sha256(path)) for path in sorted(built.iterdir()) if path.is_file()
@@ -92,9 +95,9 @@ def publish(built: Path, target: Path, source: str, *, pinned: str | None = None
         raise ModelError(f"get {target.name} from {source}", "there is no .safetensors file in it")
     several = hashlib.sha256("".join(weights).encode()).hexdigest()
     digest = weights[0].split()[0] if len(weights) == 1 else several
-    if pinned is not None and digest != pinned:
-        raise wrong_digest(f"the weights of {target.name} from {source}", digest, pinned)
     record = Record(source, digest, files)
+    for name in differing(record, pinned):
+        raise wrong_digest(f"{name} of {target.name} from {source}", files[name][1], pinned[name])
     (built / RECORD).write_text(json.dumps(asdict(record), indent=1))
     try:
         built.rename(target)
@@ -102,6 +105,11 @@ def publish(built: Path, target: Path, source: str, *, pinned: str | None = None
         if read_record(target) is None:  # else another process was faster with the same files
             raise
     return record
+
+
+def differing(record: Record, pinned: Mapping[str, str]) -> list[str]:
+    """Files of the record that are not the pinned ones."""
+    return [name for name, (_, digest) in record.files.items() if pinned.get(name, digest) != digest]
 
 
 def wrong_digest(what: str, seen: str, pinned: str) -> ModelError:
@@ -158,24 +166,26 @@ async def package_gguf(source: Package, progress: Progress) -> Path:
 
 async def folder_from_package(source: Package, target: Path, progress: Progress) -> Record:
     """Convert the package's GGUF into a folder for vLLM."""
+    python = _python()
     gguf = await package_gguf(source, progress)
     with work_folder() as work:
         progress("converting to bfloat16 safetensors for vLLM (about half a minute)")
-        await _convert("safetensors", gguf, work / "model", progress)
-        return publish(work / "model", target, f"package {source.package}", pinned=source.safetensors_sha256)
+        await run_child([python, *CONVERT, "safetensors", str(gguf), str(work / "model")], progress)
+        return publish(work / "model", target, f"package {source.package}", source.converted or {})
 
 
 @asynccontextmanager
 async def gguf_for_ollama(source: Package, progress: Progress) -> AsyncIterator[Path]:
     """The GGUF that Ollama is to import: the package's own, or a float16 one that exists inside the block."""
-    gguf = await package_gguf(source, progress)
     if source.f16_sha256 is None:
-        yield gguf
+        yield await package_gguf(source, progress)
         return
+    python = _python()
+    gguf = await package_gguf(source, progress)
     with work_folder() as work:
         progress("converting to float16 GGUF for Ollama (about ten seconds)")
         f16 = work / "f16.gguf"
-        await _convert("f16", gguf, f16, progress)
+        await run_child([python, *CONVERT, "f16", str(gguf), str(f16)], progress)
         digest = sha256(f16)
         if digest != source.f16_sha256:
             raise wrong_digest("the float16 conversion", digest, source.f16_sha256)
@@ -189,17 +199,17 @@ async def folder_from_hub(
     progress: Progress,
     *,
     endpoint: str | None = None,
-    pins: Mapping[str, str | None],
+    pins: Mapping[str, Mapping[str, str]],
 ) -> Record:
     """Download a repository of the Hugging Face Hub, or of the labkit mirror at ``endpoint``.
 
     Args:
         size: of the whole download, in bytes, for the progress lines.
-        pins: digest of the weights by what a mirror says that it has them from.
+        pins: digests of files by what a mirror says that it has them from.
 
     Raises:
         Unavailable: not reachable, or no such repository.
-        ModelError: the weights are not the pinned ones.
+        ModelError: a file is not the pinned one.
     """
     env = {"HF_HUB_OFFLINE": "0", "HF_HUB_ETAG_TIMEOUT": "10", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     if endpoint is not None:
@@ -208,15 +218,16 @@ async def folder_from_hub(
         built = work / "model"
         watcher = asyncio.create_task(_watch(built, size, progress))
         try:
-            output = await run_child([_python(), "-P", str(HERE / "hub.py"), repo, str(built)], progress, env)
+            output = await run_child([_python(), *HUB, repo, str(built)], progress, env)
         finally:
             watcher.cancel()
+        shutil.rmtree(built / ".cache")  # huggingface_hub's own notes on the download
         source = f"registry {repo}@{output[-1]}"
         passed_on = built / RECORD  # a mirror passes on where it has the files from
         if passed_on.is_file():
             source = Record(**json.loads(passed_on.read_text())).source
             passed_on.unlink()
-        return publish(built, target, source, pinned=pins.get(source))
+        return publish(built, target, source, pins.get(source, {}))
 
 
 async def _watch(folder: Path, total: int, progress: Progress) -> None:
@@ -235,10 +246,6 @@ def _bytes_in(folder: Path) -> int:
         with suppress(FileNotFoundError):  # renamed meanwhile
             done += path.stat().st_size
     return done
-
-
-async def _convert(form: str, gguf: Path, target: Path, progress: Progress) -> None:
-    await run_child([_python(), "-P", str(HERE / "convert.py"), form, str(gguf), str(target)], progress)
 
 
 def _python() -> str:

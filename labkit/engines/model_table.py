@@ -6,7 +6,7 @@ import tomllib
 import types
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from labkit import paths
 from labkit.errors import ModelError, UsageError
@@ -59,8 +59,7 @@ class Package:
     system: str
     ollama_blob: str
     f16_sha256: str | None = None
-    safetensors_sha256: str | None = None
-    safetensors_bytes: int = 0
+    converted: dict[str, str] | None = None
 
     kind = "package"
 
@@ -172,9 +171,8 @@ def _record(kind: type[T], row: dict[str, Any], path: Path, at: str) -> T:
 
 
 def _classes(hint: Any) -> tuple[type, ...]:
-    if isinstance(hint, types.UnionType):
-        return get_args(hint)
-    return (getattr(hint, "__origin__", hint),)
+    kinds = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return tuple(get_origin(kind) or kind for kind in kinds)
 
 
 def _wrong(path: Path, field: str, seen: str) -> ModelError:

