@@ -200,15 +200,16 @@ def _split(executed: Any, error: Exception | None) -> tuple[int, str]:
 
     Nothing is begun after a cell that raised, met the timeout or saw the kernel die: it is the last begun.
     """
-    begun = [
+    cells = [
         cell
         for cell in executed.cells
         if cell.cell_type == "code"
-        and cell.execution_count is not None
+        and cell.source.strip()
         and "injected-parameters" not in cell.metadata.get("tags", [])
     ]
     if error is None:
-        return len(begun), ""
+        return sum(cell.execution_count is not None for cell in cells), ""
+    begun = [cell for cell in cells if cell.metadata.get("papermill", {}).get("start_time")]
     if not begun:
         return 0, "no cell was begun"
     return len(begun) - 1, f"the cell:\n{begun[-1].source}"
