@@ -85,7 +85,11 @@ def _positive(text: str) -> float:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, write the bundle, print. Exit code 1 if the server was never reached or the load broke off."""
+    """Measure, write the bundle, print.
+
+    Exit code 0 also when requests failed (they are results), 1 if the server was never reached or the load
+    process broke off, 130 after Ctrl-C, which keeps and prints what came.
+    """
     result, code = asyncio.run(_bench(args))
     if args.json:
         import orjson
@@ -161,9 +165,15 @@ async def _measure(plan: Plan, folder: Path, workload: Workload) -> tuple[dict[s
         workload=workload.as_dict(),
         seed=plan.seed,
     )
+    stopped = asyncio.Event()
     async with LoadProcess(replace(plan, t0=recorder.t0)) as load:
+
+        def stop() -> None:
+            stopped.set()
+            load.stop()
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, load.stop)
+            asyncio.get_running_loop().add_signal_handler(number, stop)
         said = 0.0
         async for frame in load.frames():
             if frame.t_s >= said + _TALK_S:
@@ -182,8 +192,9 @@ async def _measure(plan: Plan, folder: Path, workload: Workload) -> tuple[dict[s
             "broken": load.broken,
         }
     )
-    run = recorder.finish(judge_clients(recorder.levels), stopped=load.tally.cancelled > 0)
-    return _result(run, load), _judge(run, load, plan)
+    run = recorder.finish(judge_clients(recorder.levels), stopped=stopped.is_set())
+    code = _judge(run, load, plan)
+    return _result(run, load), 130 if stopped.is_set() else code
 
 
 def _result(run: Run, load: LoadProcess) -> dict[str, Any]:

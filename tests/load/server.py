@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -77,20 +78,31 @@ class Server:
     connections: int = 0
     heads: list[str] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
+    writers: list[asyncio.StreamWriter] = field(default_factory=list)
+    listener: asyncio.Server | None = None
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
 
+    def die(self) -> None:
+        """End as a killed process does: nobody listens, every connection is reset."""
+        self.listener.close()
+        for writer in self.writers:
+            writer.transport.abort()
+
 
 @asynccontextmanager
-async def serving(script: Script, host: str = "127.0.0.1") -> AsyncIterator[Server]:
+async def serving(
+    script: Script, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Server]:
     """Answer every request with the script, until it closes the connection."""
     state = Server()
     tasks: set[asyncio.Task[None]] = set()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         tasks.add(asyncio.current_task())
+        state.writers.append(writer)
         state.connections += 1
         number = state.connections
         with suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -104,12 +116,12 @@ async def serving(script: Script, host: str = "127.0.0.1") -> AsyncIterator[Serv
                 await script(Talk(reader, writer, head, body, state.requests, number))
         writer.close()
 
-    server = await asyncio.start_server(connected, host, 0)
-    state.port = server.sockets[0].getsockname()[1]
+    state.listener = await asyncio.start_server(connected, host, 0, ssl=tls)
+    state.port = state.listener.sockets[0].getsockname()[1]
     try:
         yield state
     finally:
-        server.close()
+        state.die()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
