@@ -33,8 +33,8 @@ except ImportError as error:
 CELL_TIMEOUT_S = {"smoke": 15 * 60, "short": 60 * 60, "normal": 6 * 3600, "long": 48 * 3600}
 """Longest time for one cell, by budget: the cell that awaits the largest sweep, several times over."""
 KERNEL_START_S = 120
-QUIET_KERNEL = ["--IPKernelApp.log_level=40"]
-"""ERROR: each kernel would warn that its loopback sockets are not encrypted."""
+QUIET_KERNEL = ["--IPKernelApp.log_level=50"]
+"""CRITICAL: kernels would warn of unencrypted loopback sockets, and of the interrupt that ends them."""
 LOG_LINES = 20
 WATCH_EVERY_S = 0.5
 
