@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import psutil
@@ -21,6 +22,9 @@ from aiohttp import web
 from labkit.engines import install, mirror, model_files, models
 from labkit.engines.models import ensure
 from labkit.errors import ModelError
+
+if TYPE_CHECKING:
+    from labkit.engines.ollama import Ollama
 
 FOLDER = "smollm2-135m-instruct"
 WEIGHTS = bytes(range(256)) * 4
@@ -178,11 +182,8 @@ async def test_a_model_that_the_mirror_has_not_is_one_sentence(
 
 
 GET = """
-import asyncio, sys
+import asyncio
 from labkit.engines import models
-
-if TYPE_CHECKING:
-    from labkit.engines.ollama import Ollama
 asyncio.run(models.ensure("smollm2:135m", source="mirror", progress=lambda line: print(line, flush=True)))
 """
 

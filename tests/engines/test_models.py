@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
@@ -20,6 +21,9 @@ from labkit.engines.install import find_vllm
 from labkit.engines.models import ModelSide, assert_same_prompt, assert_same_weights, ensure, load_table
 from labkit.errors import EngineError, ModelError, UnfairPair, UsageError
 from tests.small_engine import SmallEngine
+
+if TYPE_CHECKING:
+    from labkit.engines.ollama import Ollama
 
 HELLO = [{"role": "user", "content": "Hello"}]
 PUNCTUATION = [{"role": "user", "content": 'Don\'t! (really...) "a"->b <= c; x==y\n\n  20,000  or 3.14?'}]
@@ -137,9 +141,6 @@ def test_what_a_killed_download_left_is_not_used_and_goes(home: Path) -> None:
     script = """
 import time
 from labkit.engines.model_files import work_folder
-
-if TYPE_CHECKING:
-    from labkit.engines.ollama import Ollama
 with work_folder() as work:
     (work / "model.safetensors").write_bytes(b"half of it")
     print(work, flush=True)
