@@ -1,0 +1,145 @@
+"""The lab: what it finds and refuses, how its experiments take turns, and one sweep on the real engines."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from IPython.testing.globalipapp import start_ipython
+from IPython.utils.capture import capture_output
+from synthetic import make_run
+
+import labkit
+from labkit.errors import ExperimentStopped, NotInstalled, UsageError
+from labkit.lab import Lab
+
+URLS = {"ollama_url": "http://127.0.0.1:9", "vllm_url": "http://127.0.0.1:9"}
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("MODE", "BUDGET", "OLLAMA_URL", "VLLM_URL"):
+        monkeypatch.delenv(f"LABKIT_{name}", raising=False)
+    monkeypatch.setenv("LABKIT_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+def test_importing_labkit_stays_light() -> None:
+    """The load process imports labkit and must start in a tenth of a second."""
+    code = "import sys, labkit; sys.exit(any(m in sys.modules for m in ('polars', 'plotly', 'IPython')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_notebooks_surface_is_there_after_importing_labkit() -> None:
+    assert labkit.Lab is Lab
+    assert labkit.figures.gap
+    with pytest.raises(AttributeError):
+        labkit.nothing  # noqa: B018
+
+
+def test_it_says_what_it_found_and_at_which_depth() -> None:
+    start_ipython()
+    with capture_output() as captured:
+        lab = Lab(budget="smoke", **URLS)
+    (shown,) = captured.outputs
+    assert shown.metadata["labkit"]["depth"] == "live"
+    for said in (shown.data["text/plain"], lab._repr_html_()):
+        assert "127.0.0.1:9" in said
+        assert "smoke" in said
+
+
+def test_the_environment_fills_what_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (
+        ("BUDGET", "smoke"),
+        ("OLLAMA_URL", "http://127.0.0.1:9"),
+        ("VLLM_URL", "http://b:9"),
+    ):
+        monkeypatch.setenv(f"LABKIT_{name}", value)
+    lab = Lab()
+    assert (lab.budget.name, lab.ollama.url, lab.vllm.url) == ("smoke", "http://127.0.0.1:9", "http://b:9")
+    assert Lab(budget="long", **URLS).budget.name == "long"
+
+
+def test_a_missing_engine_is_named_with_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(NotInstalled, match="not on this machine: ollama") as caught:
+        Lab(vllm_url=URLS["vllm_url"])
+    assert "make engines" in caught.value.fix
+
+
+@pytest.mark.parametrize("mode", ["simulated", "recorded", "fast"])
+def test_a_mode_that_is_not_there_is_refused(mode: str) -> None:
+    with pytest.raises(UsageError, match="mode"):
+        Lab(mode, **URLS)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"engines": ["llama.cpp"]}, {"pair": "8bit"}, {"users": []}, {"users": [0, 4]}]
+)
+async def test_an_impossible_sweep_is_refused_at_once(wrong: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        Lab(**URLS).sweep(**wrong)  # type: ignore[arg-type]
+
+
+def test_last_run_is_the_newest_whole_one_of_that_name(runs: Path) -> None:
+    lab = Lab(**URLS)
+    with pytest.raises(UsageError, match="run its notebook first"):
+        lab.last_run("the_gap")
+    rates = {"ollama": {1: 40}, "vllm": {1: 15}}
+    make_run(runs / "the_gap-20260101-000000-000000", rates=rates)
+    newest = make_run(runs / "the_gap-20260102-000000-000000", rates=rates)
+    make_run(runs / "the_gap-20260103-000000-000000", rates=rates, stopped=True)
+    make_run(runs / "the_gap-other-20260104-000000-000000", rates=rates)
+    assert lab.last_run("the_gap").path == newest.path
+
+
+def test_check_shows_its_verdict_and_never_raises(tmp_path: Path) -> None:
+    start_ipython()
+    run = make_run(tmp_path / "run", rates={"ollama": {1: 40, 4: 41}, "vllm": {1: 15, 4: 60}})
+    lab = Lab(**URLS)
+    with capture_output() as captured:
+        verdict = lab.check("no-such-exercise", run, answer=None)
+    assert not verdict.ok
+    assert len(captured.outputs) == 1
+
+
+async def test_an_engine_that_does_not_answer_is_told_by_the_view_and_by_the_result() -> None:
+    view = Lab(**URLS).sweep(users=[1])
+    with pytest.raises(labkit.errors.LabkitError, match="Next:"):
+        await view.result()
+
+
+@pytest.fixture
+async def lab() -> AsyncIterator[Lab]:
+    lab = Lab(mode="live", budget="smoke")
+    yield lab
+    await lab.close()
+
+
+@pytest.mark.engines
+async def test_a_sweep_measures_both_real_engines_and_a_cell_run_twice_makes_one_load(lab: Lab) -> None:
+    first = lab.sweep(users=[1, 4], ollama={"num_parallel": 1})
+    second = lab.sweep(users=[1, 4], ollama={"num_parallel": 1})
+    with pytest.raises(ExperimentStopped):
+        await first.result()
+    run = await second.result()
+    assert run.arms == ["Ollama, 1 slot", "vLLM"]
+    assert run.summary().select("arm", "level").rows() == [
+        (arm, level) for arm in ("Ollama, 1 slot", "vLLM") for level in (1, 4)
+    ]
+    assert lab.last_run("the_gap").path == run.path
+    third = lab.sweep(users=[1, 4])
+    counting = asyncio.Event()
+    third.widget.children[2].observe(lambda new: "planned 0" in new.new or counting.set(), "value")
+    await counting.wait()
+    third.stop()
+    third.stop()
+    stopped = await third.result()
+    assert stopped.meta["state"] == "stopped"
+    assert lab.last_run("the_gap").path == run.path
