@@ -20,7 +20,7 @@ import httpx
 from labkit.engines import hardware, install, model_files, model_table, process
 from labkit.engines.base import Engine, EngineFacts, Gauges, Progress, Served, quiet
 from labkit.engines.vllm_settings import CAUSES, Device, VLLMSettings
-from labkit.errors import EngineError, ModelError, NotInstalled, StartFailed
+from labkit.errors import EngineError, ModelError, NotInstalled, StartFailed, UsageError
 
 __all__ = ["VLLM", "VLLMSettings"]
 
@@ -60,7 +60,7 @@ class VLLM(Engine):
         self.api_key = api_key or os.environ.get("LABKIT_API_KEY")
         self.owner = owner
         self.model = DEFAULT_MODEL
-        self._foreign = given is not None
+        self._pinned = given is not None
         self._port = port
         self._asked: dict[str, Any] = {}
         self._state: process.ServerState | None = None
@@ -68,7 +68,7 @@ class VLLM(Engine):
     @classmethod
     def attached(cls, state: process.ServerState) -> VLLM:
         """The engine of a server that labkit started earlier."""
-        engine = cls(owner=state.owner, port=state.port)
+        engine = cls(state.url, owner=state.owner)
         engine._adopt(state)
         return engine
 
@@ -87,25 +87,30 @@ class VLLM(Engine):
         """
         wanted = VLLMSettings.of(settings)
         row = model_table.find(model or self.model)
-        if self._foreign or await self._finds_running(row.vllm.name, settings):
-            await self._use_foreign(settings, progress)
+        if self._pinned:
+            await self._use_pinned(row, settings, progress)
             return await self.facts()
         device: Device = "cuda" if hardware.gpus() else "cpu"
         resolved = wanted.resolved(device)
         self.model, self._asked = row.name, settings
-        fitting = self._fitting(row.vllm.name, resolved)
-        if fitting is None:
+        state = self._fitting(row.vllm.name, resolved)
+        if state is not None:
+            progress(f"vllm: using the server on port {state.port}, its settings fit")
+        elif not settings and await self._foreign_serves(row.vllm.name):
+            progress(f"vllm: using {self.url} as it is, labkit did not start it")
+            return await self.facts()
+        else:
             self._state = self._state or process.inherited("vllm")
             await self.stop(progress=progress)
-            fitting = await self._launch(row, resolved, device, progress)
-        else:
-            progress(f"vllm: using the server on port {fitting.port}, its settings fit")
-        self._adopt(fitting)
+            state = await self._launch(row, resolved, device, progress)
+        self._adopt(state)
         return await self.facts()
 
     async def restart(self, *, progress: Progress = quiet, **settings: Any) -> EngineFacts:
         """Start with the present model and settings, changed by these; a server of ours is stopped first."""
         changed = {"model": self.model, **self._asked, **settings}
+        model_table.find(changed["model"])  # a typing error must not cost the running server
+        VLLMSettings.of({name: value for name, value in changed.items() if name != "model"})
         await self.stop(progress=progress)
         return await self.start(progress=progress, **changed)
 
@@ -204,8 +209,13 @@ class VLLM(Engine):
         """See :meth:`Engine.alive`."""
         return self._state is None or self._state.process() is not None
 
+    def raise_if_dead(self) -> None:
+        """Raises EngineDied, with the end of the log and the known cause, if a server of ours is gone."""
+        if self._state is not None and not self.alive():
+            raise process.died(self._state, CAUSES)
+
     def _adopt(self, state: process.ServerState) -> None:
-        self._state, self.url, self._foreign = state, state.url, False
+        self._state, self.url = state, state.url
 
     def _fitting(self, served: str, settings: VLLMSettings) -> process.ServerState | None:
         """A running server, the shell's or started by this process, with this model and these settings."""
@@ -216,26 +226,38 @@ class VLLM(Engine):
                 return state
         return None
 
-    async def _finds_running(self, served: str, settings: dict[str, Any]) -> bool:
-        """Whether somebody else's vLLM with this model is up where ours would go, and no setting is asked."""
-        if settings or self._state or any(state.url == self.url for state in process.states("vllm")):
-            return False
-        if not await self.ready():
+    async def _foreign_serves(self, served: str) -> bool:
+        """Whether somebody else's vLLM with this model is up where ours would go."""
+        mine = self._state is not None or any(state.url == self.url for state in process.states("vllm"))
+        if mine or not await self.ready():
             return False
         try:
             return served in [row["id"] for row in await self._models()]
         except (EngineError, ValueError, LookupError):
             return False  # something else answers there
 
-    async def _use_foreign(self, settings: dict[str, Any], progress: Progress) -> None:
+    async def _use_pinned(self, row: model_table.Model, settings: dict[str, Any], progress: Progress) -> None:
+        """Use the server of the given URL. If labkit started it, its settings are known; else none is."""
         if not await self.ready():
             raise StartFailed(
                 f"use the vLLM at {self.url}",
                 "it does not answer on /health",
                 "start it, or unset LABKIT_VLLM_URL to let labkit start one",
             )
-        unused = f"; not applied: {', '.join(settings)}" if settings else ""
-        progress(f"vllm: using {self.url} as it is, labkit did not start it{unused}")
+        state = next((state for state in process.states("vllm") if state.url == self.url), None)
+        if state is not None:
+            self._adopt(state)
+        has = state.settings if state else {}
+        for name, value in settings.items():
+            if has.get(name) != value:
+                seen = f"it has {name}={has[name]!r}" if state else "what it has cannot be read from it"
+                raise UsageError(
+                    f"use the vLLM at {self.url} with {name}={value!r}",
+                    f"{seen}, and it is not restarted from here",
+                    "unset LABKIT_VLLM_URL, and labkit starts one with these settings beside it",
+                )
+        await self.load(row.vllm.name)
+        progress(f"vllm: using {self.url} as it is")
 
     async def _launch(
         self, row: model_table.Model, settings: VLLMSettings, device: Device, progress: Progress
@@ -280,8 +302,7 @@ class VLLM(Engine):
             async with self._client(30) as client:
                 return (await client.get(path)).raise_for_status()
         except httpx.HTTPError as error:
-            if self._state is not None and not self.alive():
-                raise process.died(self._state, CAUSES) from error
+            self.raise_if_dead()
             raise EngineError(
                 f"ask vLLM at {self.url}{path}", repr(error), "labkit engines status"
             ) from error

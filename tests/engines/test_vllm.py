@@ -184,6 +184,17 @@ async def test_a_fitting_server_is_used_again(server: VLLM) -> None:
 
 @pytest.mark.engines
 @pytest.mark.asyncio(loop_scope="module")
+async def test_a_named_server_is_used_as_it_is(server: VLLM) -> None:
+    named = VLLM(server.url)
+    facts = await named.start(model=MODEL, max_num_seqs=4)
+    assert (facts.slots, facts.owner) == (4, "kernel"), "one of labkit's, known by its state file"
+    with pytest.raises(UsageError, match="it has max_num_seqs=4"):
+        await VLLM(server.url).start(max_num_seqs=8)
+    assert await server.ready()
+
+
+@pytest.mark.engines
+@pytest.mark.asyncio(loop_scope="module")
 async def test_a_taken_port_names_its_owner(server: VLLM) -> None:
     port = int(server.url.rpartition(":")[2])
     with pytest.raises(StartFailed, match=rf"port {port}.*\n.*pid"):
