@@ -2,71 +2,57 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, ClassVar, Literal, Self
 
 from labkit.engines.causes import Cause
+from labkit.engines.settings import Settings, setting
 from labkit.errors import UsageError
 
 Device = Literal["cpu", "cuda"]
 
 
-def _setting(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
-    return field(default=default, metadata={"help": help, "low": low, "high": high})
-
-
 @dataclass(frozen=True)
-class VLLMSettings:
+class VLLMSettings(Settings):
     """How a vLLM server is started. None: what :meth:`resolved` fills in, else vLLM's own default.
 
     Field names are the CLI flags (``max_model_len`` is ``--max-model-len``).
     """
 
-    max_model_len: int = _setting(4096, "tokens one request may use, prompt and answer together", low=1)
-    max_num_seqs: int | None = _setting(
+    title: ClassVar[str] = "vLLM"
+
+    max_model_len: int = setting(4096, "tokens one request may use, prompt and answer together", low=1)
+    max_num_seqs: int | None = setting(
         None, "requests computed together in one step (default: 128 on a CPU, 256 on a GPU)", low=1
     )
-    prefix_caching: bool = _setting(True, "reuse KV blocks of equal prompt beginnings")
-    tensor_parallel_size: int = _setting(1, "ranks that share each layer; must divide the heads", low=1)
-    gpu_memory_utilization: float | None = _setting(
+    prefix_caching: bool = setting(True, "reuse KV blocks of equal prompt beginnings")
+    tensor_parallel_size: int = setting(1, "ranks that share each layer; must divide the heads", low=1)
+    gpu_memory_utilization: float | None = setting(
         None, "share of the device's memory to take (default on a GPU: vLLM's own)", low=0.01, high=1
     )
-    kv_cache_gib: float | None = _setting(
+    kv_cache_gib: float | None = setting(
         None, "GiB of KV cache a rank (default: 1 on a CPU; on a GPU what the share above leaves)", low=0.01
     )
-    block_size: int | None = _setting(None, "tokens a KV block (default: vLLM's own; 128 on a CPU)", low=1)
-    eager: bool | None = _setting(
+    block_size: int | None = setting(None, "tokens a KV block (default: vLLM's own; 128 on a CPU)", low=1)
+    eager: bool | None = setting(
         None,
         "run without compilation (default on a CPU, where compiling costs minutes and gains a tenth)",
     )
-    cpu_threads: int | str = _setting(
+    cpu_threads: int | str = setting(
         "all", "on a CPU: all, a number, or default (vLLM's own choice, which leaves a core idle)", low=1
     )
 
     @classmethod
-    def of(cls, given: Mapping[str, Any]) -> VLLMSettings:
-        """Settings from names and values, checked one by one.
-
-        Raises:
-            UsageError: unknown name, wrong type, or a value outside its limits; names the setting.
-        """
-        known = {item.name: item for item in fields(cls)}
-        hints = get_type_hints(cls)
-        for name, value in given.items():
-            if name not in known:
-                raise _refuse(name, value, "there is no such setting", f"known: {', '.join(known)}")
-            if not _is_a(value, hints[name]):
-                raise _refuse(name, value, f"it must be of type {_plain(hints[name])}")
-            _check_limits(name, value, known[name].metadata)
-        settings = cls(**given)
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """See :meth:`Settings.of`."""
+        settings = super().of(given)
         if isinstance(settings.cpu_threads, str) and settings.cpu_threads not in {"all", "default"}:
-            raise _refuse("cpu_threads", settings.cpu_threads, "it must be all, default or a number")
+            raise cls.refuse("cpu_threads", settings.cpu_threads, "it must be all, default or a number")
         return settings
 
-    def resolved(self, device: Device) -> VLLMSettings:
+    def resolved(self, device: Device) -> Self:
         """The same with labkit's defaults for this kind of device in place of None."""
         if device == "cuda":
             return replace(
@@ -142,34 +128,6 @@ class VLLMSettings:
             )
         share = wanted // ranks
         return "|".join(",".join(map(str, cores[rank * share : (rank + 1) * share])) for rank in range(ranks))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain dictionary for state files and ``run.json``."""
-        return asdict(self)
-
-
-def _check_limits(name: str, value: Any, limits: Mapping[str, Any]) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return
-    low, high = limits["low"], limits["high"]
-    if (low is not None and value < low) or (high is not None and value > high):
-        limit = f"at least {low}" + (f" and at most {high}" if high is not None else "")
-        raise _refuse(name, value, f"it must be {limit}")
-
-
-def _refuse(name: str, value: Any, seen: str, fix: str = "") -> UsageError:
-    return UsageError(f"start vLLM with {name}={value!r}", seen, fix)
-
-
-def _is_a(value: Any, hint: Any) -> bool:
-    options = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if isinstance(value, bool):
-        return bool in options
-    return any(isinstance(value, (int, float) if option is float else option) for option in options)
-
-
-def _plain(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) else str(hint)
 
 
 CAUSES: tuple[Cause, ...] = (
