@@ -216,19 +216,31 @@ def _package(when: str, need: SystemPackage) -> Row:
 
 
 def _models() -> Iterator[Row]:
+    """The models that labkit can make here; only the fair pair, which every lesson uses, can be red."""
     for name, model in model_table.load_table().items():
-        if model.vllm_from is not None or not any(source.verified for source in model.sources):
-            continue  # shares another row's files, or nobody is asked to have it
+        if not any(source.verified for source in model.sources):
+            continue  # nobody is asked to have it
         title, fix = f"model {name}", f"labkit models get {name}"
         try:
             record = model_files.read_record(model_files.models_home() / model.vllm.folder)
         except ModelError as error:
             yield Row(title, "red", error.seen, error.fix)
             continue
-        if record is None:
-            yield Row(title, "red", "its files for vLLM are not here", fix)
+        missing = [] if record else ["vLLM"]
+        if not _in_ollama(model.ollama.name):
+            missing.append("Ollama")
+        if missing or record is None:
+            seen = f"not here for {' and '.join(missing)}"
+            yield Row(title, "red" if model.pair == "fair" else "warn", seen, fix)
         else:
-            yield Row(title, "ok", f"SHA-256 {record.digest[:12]}…, from {record.source}")
+            yield Row(title, "ok", f"for both engines; vLLM's from {record.source}")
+
+
+def _in_ollama(name: str) -> bool:
+    """Whether the store of labkit's Ollama servers has this name; read from disk, no server is needed."""
+    path, _, tag = name.partition(":")
+    manifests = paths.home() / "ollama" / "models" / "manifests" / "registry.ollama.ai"
+    return (manifests / (path if "/" in path else f"library/{path}") / (tag or "latest")).is_file()
 
 
 def _port(port: int) -> Row:
