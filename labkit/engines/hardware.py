@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 COMPILED_FOR = re.compile(
-    r"(sse|ssse|avx|fma|bmi|amx)|(f16c|abm|lzcnt|popcnt|movbe|gfni|aes|vaes|pclmulqdq|vpclmulqdq|sha_ni|xop|tbm)$"
+    r"(sse|ssse|avx|fma|bmi|amx)"
+    r"|(f16c|abm|lzcnt|popcnt|movbe|gfni|aes|vaes|pclmulqdq|vpclmulqdq|sha_ni|xop|tbm)$"
 )
 """Flags that decide which instructions a compiler emits for ``-march=native``."""
 
