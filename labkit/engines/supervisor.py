@@ -176,12 +176,16 @@ def _catch_signals() -> int:
     return reading
 
 
-def _last_words(code: int | None) -> str:
+def _say_end(server: subprocess.Popen[bytes]) -> None:
+    code = server.returncode
     if code is None:
-        return "the server did not end"
-    if code < 0:
-        return f"the server was killed by signal {-code} ({signal.Signals(-code).name})"
-    return f"the server exited with code {code}"
+        words = "the server did not end"
+    elif code < 0:
+        words = f"the server was killed by signal {-code} ({signal.Signals(-code).name})"
+    else:
+        words = f"the server exited with code {code}"
+    sys.stderr.write(f"labkit: {words}\n")
+    sys.stderr.flush()
 
 
 def main() -> int:
@@ -207,8 +211,13 @@ def main() -> int:
     }
     _write_state(state_file, spec["state"] | identity)
     _watch(server, wakeups, owner)
+    died = server.returncode is not None
+    if died:  # said at once: whoever asks why it is gone must not have to wait for what it left behind
+        _say_end(server)
     stop_family(psutil.Process(), server.pid, spec["grace_s"])
-    sys.stderr.write(f"labkit: {_last_words(_reap(server))}\n")
+    if not died:
+        _reap(server)
+        _say_end(server)
     _drop_state(state_file)
     return 0
 
