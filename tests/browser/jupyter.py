@@ -28,9 +28,10 @@ STILL_S = 2.0
 LOOPBACK = {"127.0.0.1", "localhost"}
 
 NOTEBOOK = "window.jupyterapp.shell.currentWidget"
-POINTS = (
-    """() => Math.max(-1, ...[...document.querySelectorAll("[data-points]")].map(e => +e.dataset.points))"""
-)
+POINTS = """() => {
+    const shown = [...document.querySelectorAll("[data-points]")].map(e => +e.dataset.points);
+    return shown.length ? shown.reduce((a, b) => a + b) : -1;
+}"""
 
 
 @dataclass(frozen=True)
@@ -158,12 +159,12 @@ class Lesson:
         await self.button(text).click()
 
     async def points(self) -> int:
-        """Points that the chart says it shows; -1 before there is a chart."""
+        """Points that the views say they have seen, together; -1 before there is a view."""
         points: int = await self.page.evaluate(POINTS)
         return points
 
     async def points_above(self, number: int, timeout_s: float = IDLE_S) -> int:
-        """Wait until the chart shows more points than this."""
+        """Wait until the views have seen more points than this."""
         await self.page.wait_for_function(f"({POINTS})() > {number}", timeout=timeout_s * 1000)
         return await self.points()
 
