@@ -54,7 +54,7 @@ def _polars_schema(table: str) -> dict[str, type[pl.DataType]]:
     return {name: _TYPES[kind] for name, kind in _TABLES[table].items()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """One finished (or broken-off) experiment.
 
@@ -123,6 +123,10 @@ class Run:
         target = empty_folder(Path(path))
         shutil.copytree(self.path, target, dirs_exist_ok=True)
         return replace(self, path=target)
+
+    def __repr__(self) -> str:
+        where = f"{self.path}{f' ({self.partial})' if self.partial else ''}"
+        return f"{self.kind} run, verdict {self.verdict.word}, {where}\n{self.summary()}"
 
     def _repr_html_(self) -> str:
         return to_html(self.meta, self.summary(), self.partial)

@@ -111,6 +111,8 @@ class Comparison:
 
 
 _FILE_FIELDS = ("model_digest", "quantisation", "model_source")
+_INCIDENTAL = ("url", "owner", "sources")
+"""Facts of an engine that say nothing about how it computes."""
 _COMPARED = ("tokens_per_s", "ttft_ms_p50", "ttft_ms_p95", "itl_ms_p50", "itl_ms_p99", "e2e_ms_p50")
 
 
@@ -119,11 +121,9 @@ def side_by_side(
 ) -> Comparison:
     """Set two runs (meta and summary each) side by side over the arms and levels that both have."""
     (meta_a, table_a), (meta_b, table_b) = first, second
-    differences = [
-        f"{name}: {meta_a[name]} / {meta_b[name]}"
-        for name in ("kind", "host", "workload", "labkit")
-        if meta_a[name] != meta_b[name]
-    ]
+    differences = [f"{k}: {meta_a[k]} / {meta_b[k]}" for k in ("kind", "labkit") if meta_a[k] != meta_b[k]]
+    for part in ("host", "workload"):
+        differences += _unlike(part, meta_a[part], meta_b[part])
     for meta, other in ((meta_a, meta_b), (meta_b, meta_a)):
         if only := [arm for arm in meta["arms"] if arm not in other["arms"]]:
             differences.append(f"measured in one run only: {', '.join(only)}")
@@ -131,9 +131,7 @@ def side_by_side(
     same_files = bool(shared)
     for arm in shared:
         facts_a, facts_b = meta_a["arms"][arm].get("facts", {}), meta_b["arms"][arm].get("facts", {})
-        for name in sorted({*facts_a, *facts_b} - {"url", "owner", "sources"}):
-            if facts_a.get(name) != facts_b.get(name):
-                differences.append(f"{arm}, {name}: {facts_a.get(name)} / {facts_b.get(name)}")
+        differences += _unlike(arm, facts_a, facts_b)
         # two unknown digests prove nothing, so they do not count as the same file
         known = all(f.get("model_digest") for f in (facts_a, facts_b))
         same_files &= known and all(facts_a.get(n) == facts_b.get(n) for n in _FILE_FIELDS)
@@ -141,6 +139,15 @@ def side_by_side(
     ratios = [(pl.col(f"{m}_other") / pl.col(m)).alias(f"{m}_ratio") for m in _COMPARED]
     columns = [c for m in _COMPARED for c in (m, f"{m}_other", f"{m}_ratio")]
     return Comparison(joined.with_columns(ratios).select(*_KEY, *columns), differences, same_files)
+
+
+def _unlike(where: str, first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    """One line for each field that differs."""
+    return [
+        f"{where}, {name}: {first.get(name)} / {second.get(name)}"
+        for name in dict.fromkeys([*first, *second])
+        if name not in _INCIDENTAL and first.get(name) != second.get(name)
+    ]
 
 
 def to_html(meta: dict[str, Any], table: pl.DataFrame, partial: str | None) -> str:
@@ -159,7 +166,8 @@ def to_html(meta: dict[str, Any], table: pl.DataFrame, partial: str | None) -> s
 def caption(arm: dict[str, Any]) -> str:
     """One line on what was measured: version, model, precision, slots, threads; unknown parts left out."""
     facts = arm.get("facts", {})
-    slots = "{} slots" if facts.get("engine") == "ollama" else "at most {} sequences"
+    ollama = facts.get("engine") == "ollama"
+    slots = ("{} slot" if facts.get("slots") == 1 else "{} slots") if ollama else "at most {} sequences"
     parts = [
         f"{facts.get('engine', '?')} {facts.get('version') or ''}".strip(),
         facts.get("model"),

@@ -31,7 +31,8 @@ class Workload:
         prompt_words: the question is padded with common words to about this many; None asks it bare.
             Common English words are about one token each, so this approximates a token count without a
             tokenizer; what the engine really counted is in ``prompt_tokens``.
-        own_prompts: the learner's own questions, used instead of the built-in ones, in turn.
+        own_prompts: the learner's own questions, used instead of the built-in ones, in turn; each is asked
+            with a number before it, since a question asked twice would be answered from a prompt cache.
     """
 
     name: str = "stories"
@@ -50,7 +51,8 @@ class Workload:
         cache that an earlier level has filled."""
         rng = random.Random(f"{self.name}/{seed}")
         if self.own_prompts:
-            texts = [self.own_prompts[i % len(self.own_prompts)] for i in range(count)]
+            own = self.own_prompts
+            texts = [f"({rng.randrange(10**6)}) {own[i % len(own)]}" for i in range(count)]
         else:
             texts = [self._story(rng) for _ in range(count)]
         return [Prompt([{"role": "user", "content": text}], self.output_tokens) for text in texts]

@@ -23,9 +23,10 @@ def test_padding_reaches_the_number_of_words() -> None:
     assert len(prompt.messages[0]["content"].split()) == 200
 
 
-def test_own_prompts_are_asked_in_turn() -> None:
-    prompts = Workload(own_prompts=("one?", "two?")).prompts(3, "x")
-    assert [p.messages[0]["content"] for p in prompts] == ["one?", "two?", "one?"]
+def test_own_prompts_are_asked_in_turn_and_never_twice_the_same() -> None:
+    texts = [p.messages[0]["content"] for p in Workload(own_prompts=("one?", "two?")).prompts(3, "x")]
+    assert [text.split()[1] for text in texts] == ["one?", "two?", "one?"]
+    assert len(set(texts)) == 3
 
 
 @pytest.mark.parametrize("bad", [{"output_tokens": 0}, {"prompt_words": -1}])
