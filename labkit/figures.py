@@ -141,6 +141,9 @@ def draw_gap(data: pl.DataFrame, crossings: Sequence[Crossover] = ()) -> go.Figu
     for arm, style, rows in _by_arm(data):
         for trace, row in _traces(arm, style, rows):
             chart.add_trace(trace, row=row, col=1)
+    if data.is_empty():
+        for row in (1, 2):  # a panel without a line would not be drawn at all
+            chart.add_scatter(showlegend=False, row=row, col=1)
     levels = data["level"].unique().sort().to_list()
     for found in _drawn(crossings):
         low, high = found.low, min(found.high, levels[-1])
@@ -254,6 +257,8 @@ def _gap_png(data: pl.DataFrame, crossings: list[Crossover], note: str) -> bytes
     rate.set_ylim(bottom=0)
     if levels:
         rate.legend(frameon=False)
+        rate.set_xlim(levels[0] / 1.2, levels[-1] * 1.2)
+        ttft.set_xlim(rate.get_xlim())  # also where the first levels have no answer to time
     ttft.set_yscale("log")
     ttft.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     ttft.yaxis.set_minor_formatter(NullFormatter())

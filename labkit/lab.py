@@ -133,7 +133,7 @@ class Lab:
         Raises:
             UsageError: unknown engine or pair, or no users. What happens later is told by the view.
         """
-        levels = list(users if users is not None else self.levels())
+        levels = sorted(set(users if users is not None else self.levels()))
         if unknown := set(engines) - set(ENGINES):
             raise UsageError(f"sweep over {unknown.pop()}", "no such engine", f"one of {', '.join(ENGINES)}")
         if pair not in PAIRS:
@@ -152,7 +152,7 @@ class Lab:
             style={"description_width": "initial"},
             layout={"width": "auto"},
         )
-        view = RunView(job.start, job.halt, control=top, chart=GapView())
+        view = RunView(job.start, job.halt, control=top, chart=GapView(levels))
         Lab._views[name] = view
         view.show()
         return view

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from collections.abc import Sequence
 
 # at module top: the first FigureWidget costs seconds more when plotly imports this inside a function
 import plotly.basewidget  # noqa: F401
@@ -18,6 +20,7 @@ WINDOW_S = 2.0
 """The point of the running level is the rate over this time, or over the level so far."""
 
 _NOW = "running now, not final"
+_PANELS = 2  # the empty chart has a line in each; the first one becomes the point of the running level
 
 
 class GapView:
@@ -28,13 +31,13 @@ class GapView:
         points: arm-level pairs drawn from whole levels.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, levels: Sequence[int]) -> None:
+        """An empty chart with room for these numbers of users."""
+        self._levels: list[int] | None = list(levels)
         self.widget = go.FigureWidget(figures.draw_gap(_no_data()))
         self.widget._config = figures.CONFIG
-        now = go.Scatter(name=_NOW, mode="markers", xaxis="x", yaxis="y", showlegend=True)
-        self.widget.add_trace(
-            now.update(marker={"symbol": "circle-open-dot", "size": 13, "color": figures.INK})
-        )
+        marker = {"symbol": "circle-open-dot", "size": 13, "color": figures.INK}
+        self._now = self.widget.data[0].update(name=_NOW, mode="markers", marker=marker, showlegend=True)
         self.clear()
 
     def clear(self) -> None:
@@ -43,8 +46,8 @@ class GapView:
         self._run: Run | None = None
         self._step: Step | None = None
         self._frames: deque[Frame] = deque()
-        self.widget.data = self.widget.data[:1]
-        self.widget.data[0].update(x=[], y=[])
+        self.widget.data = self.widget.data[:_PANELS]
+        self._now.update(x=[], y=[])
 
     def take(self, progress: Progress) -> None:
         """Keep what is news; cheap enough for every sample."""
@@ -59,15 +62,18 @@ class GapView:
 
     def draw(self) -> None:
         """Bring the chart up to date; at most four times a second, since each update resends whole lines."""
+        if self._levels is not None:
+            self._draw_axis(self._levels)
+            self._levels = None  # the reader may zoom
         if self._run is not None:
             self._draw_levels(figures.gap_data(self._run))
             self._run = None
         if self._step is not None and self._step.phase == "measure" and len(self._frames) > 1:
             first, *later = self._frames
             rate = sum(frame.tokens for frame in later) / (later[-1].t_s - first.t_s)
-            self.widget.data[0].update(x=[self._step.level], y=[rate])
+            self._now.update(x=[self._step.level], y=[rate])
         else:
-            self.widget.data[0].update(x=[], y=[])
+            self._now.update(x=[], y=[])
 
     def _draw_levels(self, data: pl.DataFrame) -> None:
         self.points = data.height
@@ -78,8 +84,11 @@ class GapView:
             for line in drawn.data:
                 if old := present.get((line.name, line.meta)):
                     old.update(x=line.x, y=line.y, marker=line.marker, error_y=line.error_y)
-            ticks = drawn.layout.xaxis
-            self.widget.update_xaxes(tickvals=ticks.tickvals, ticktext=ticks.ticktext)
+
+    def _draw_axis(self, levels: list[int]) -> None:
+        """Make room; done when the chart is on the page, where a first change gives it the full width."""
+        ends = [math.log10(levels[0] / 1.2), math.log10(levels[-1] * 1.2)]
+        self.widget.update_xaxes(tickvals=levels, ticktext=[str(level) for level in levels], range=ends)
 
 
 def _no_data() -> pl.DataFrame:

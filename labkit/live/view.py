@@ -173,7 +173,7 @@ class RunView:
         else:
             run = task.result()
             ended = "Stopped early; what was measured is kept." if self._stopping else "Done."
-            self._say(" ".join([ended, f"Verdict: {run.verdict.word}.", *run.verdict.reasons]))
+            self._say("\n".join([f"{ended} Verdict: {run.verdict.word}.", *run.verdict.reasons]))
 
     def _say(self, sentence: str) -> None:
         """Set the status, which screen readers speak: not for what changes with every sample."""

@@ -71,7 +71,7 @@ async def played(tmp_path: Path) -> Played:
 @pytest.fixture
 async def view(played: Played) -> RunView:
     control = ipywidgets.Dropdown(options=[4, 8], value=4, description="Users up to")
-    view = RunView(played.start, played.halt, control=control, chart=GapView())
+    view = RunView(played.start, played.halt, control=control, chart=GapView([1, 4, 8]))
     await played.started.wait()
     played.started.clear()
     return view
@@ -213,25 +213,25 @@ async def test_interrupting_the_wait_stops_the_run(played: Played, view: RunView
 
 
 def test_the_chart_shows_the_running_level_and_then_its_final_points(tmp_path: Path) -> None:
-    chart = GapView()
+    chart = GapView([1, 4, 8])
     for number in range(40):
         chart.take(Progress(str(STEP), step=STEP, frame=Frame(number / 10, Tally(), 3, 9, [])))
     chart.draw()
-    now, *lines = chart.widget.data
+    now, _, *lines = chart.widget.data
     assert (list(now.x), list(now.y), lines) == ([4], [pytest.approx(90)], [])
     for level in (4, 8):
         rates = {"ollama": {1: 40}, "vllm": {1: 15, level: 90}}
         run = make_run(tmp_path / str(level), rates=rates)
         chart.take(Progress(str(STEP), step=STEP, run=run))
         chart.draw()
-        now, *lines = chart.widget.data
+        now, _, *lines = chart.widget.data
         assert len(now.x) == 0
         assert [list(line.x) for line in lines] == [[1]] * 3 + [[1, level]] * 3
         assert chart.points == 3
 
 
 def test_the_warm_up_is_no_point() -> None:
-    chart = GapView()
+    chart = GapView([1, 4, 8])
     step = replace(STEP, phase="warm-up")
     for number in range(4):
         chart.take(Progress(str(step), step=step, frame=Frame(number / 10, Tally(), 1, 9, [])))
