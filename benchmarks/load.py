@@ -1,12 +1,12 @@
 """How well ``labkit bench`` measures, beside the clients that people use otherwise.
 
-    python benchmarks/load.py [--users 16 256 1000] [--repeats 3] [--clients labkit aiohttp openai]
+    python benchmarks/load.py [--users 16 256 1000] [--repeats 3] [--clients labkit aiohttp openai vllm]
 
 Truth is a compiled server (refserver.c) that sends tokens on an exact schedule and logs when each one left,
 on the clock that the clients read too. The error of a client is what it reports minus what the server logged
 for the same run, quantile by quantile, so the server's own jitter cancels out. Client and server are pinned
-to a core each; runs of all clients are interleaved, medians over repeats count. A row is void where the server
-itself ran more than a millisecond late at p99.
+to a core each; runs of all clients are interleaved, medians over repeats count. A row is void where the
+server itself ran more than a millisecond late at p99.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from typing import Any
 
 import psutil
 from load_clients import CLIENTS, summary
+
+from labkit.engines import install, models
 
 HERE = Path(__file__).parent
 RECORD = struct.Struct("<IIdd")
@@ -76,6 +78,7 @@ class Server:
 
     def __init__(self, program: Path, log: Path, core: int, tokens: int) -> None:
         self._log = log
+        self._tokens = tokens
         arguments = [str(program), str(log), str(TTFT_MS), str(GAP_MS), str(tokens)]
         with pinned(core):
             self._process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
@@ -93,9 +96,11 @@ class Server:
             sent.setdefault(request, []).append(at)
             if token:
                 late.append(at - due)
+        # vllm bench also asks for a page that this server does not have, and hangs up on the answer
+        whole = [times for times in sent.values() if len(times) == self._tokens + 1]
         return {
-            "ttft_ms": summary([times[1] - times[0] for times in sent.values()]),
-            "itl_ms": summary([b - a for t in sent.values() for a, b in pairwise(t[1:])]),
+            "ttft_ms": summary([times[1] - times[0] for times in whole]),
+            "itl_ms": summary([b - a for times in whole for a, b in pairwise(times[1:])]),
             "late_ms": summary(late)["p99"],
         }
 
@@ -154,10 +159,19 @@ def labkit_bench(url: str, load: tuple[int, int, int], folder: Path) -> list[str
     return [program, "bench", "--url", url, "--model", "ref", *options, "--out", str(folder), "--json"]
 
 
+def vllm() -> tuple[str, str] | None:
+    """A Python that has vLLM, and a folder with a tokenizer for it; None where either is missing."""
+    python, folder = install.find_vllm(), models.vllm_folder("smollm2:135m")
+    return (str(python), str(folder)) if python and folder else None
+
+
 def command_of(client: str, url: str, load: tuple[int, int, int], scratch: str) -> list[str]:
     """What to start for a client; the load is users, requests and tokens of an answer."""
     if client == "labkit":
         return labkit_bench(url, load, Path(scratch) / "run")
+    if client == "vllm":
+        python, tokenizer = vllm() or ("", "")
+        return [python, str(HERE / "load_vllm.py"), tokenizer, url, *map(str, load)]
     return [sys.executable, str(HERE / "load_clients.py"), client, url, *map(str, load)]
 
 
@@ -253,7 +267,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--users", type=int, nargs="+", default=[16, 256, 1000])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--clients", nargs="+", choices=["labkit", *CLIENTS], default=["labkit", *CLIENTS])
+    known = ["labkit", *CLIENTS, *(["vllm"] if vllm() else [])]
+    parser.add_argument("--clients", nargs="+", choices=known, default=known, help="vllm: where installed")
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
