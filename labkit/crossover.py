@@ -9,6 +9,9 @@ import polars as pl
 
 from labkit.errors import UsageError
 
+METRICS = {"tokens_per_s": "total tokens/s", "ttft_ms_p50": "median TTFT", "ttft_ms_p95": "p95 of TTFT"}
+"""What the columns of a summary are called in sentences."""
+
 
 @dataclass(frozen=True)
 class Crossover:
@@ -67,7 +70,13 @@ def crossover(table: pl.DataFrame, ahead: str, behind: str, metric: str = "token
     low = levels[first_unsure - 1] if first_unsure else 0
     high = math.inf if sure_from is None else levels[sure_from]
     return Crossover(
-        metric, ahead, behind, users, low, high, _sentence((ahead, behind), users, (low, high), levels)
+        metric,
+        ahead,
+        behind,
+        users,
+        low,
+        high,
+        _sentence((ahead, behind, metric), users, (low, high), levels),
     )
 
 
@@ -97,14 +106,15 @@ def _interpolate(levels: list[int], leads: list[float], start: int) -> float:
 
 
 def _sentence(
-    arms: tuple[str, str], users: float | None, interval: tuple[float, float], levels: list[int]
+    who: tuple[str, str, str], users: float | None, interval: tuple[float, float], levels: list[int]
 ) -> str:
-    ahead, behind = arms
+    ahead, behind, metric = who
     low, high = interval
+    pair = f"{ahead} {{}} {behind} in {METRICS.get(metric, metric)}"
     if users is None:
-        return f"{ahead} takes no lasting lead over {behind} between {levels[0]} and {levels[-1]} users."
+        return f"{pair.format('takes no lasting lead over')} between {levels[0]} and {levels[-1]} users."
     if high <= levels[0]:
-        return f"{ahead} leads {behind} from {levels[0]} user{'s' if levels[0] > 1 else ''} on."
+        return f"{pair.format('leads')} from {levels[0]} user{'s' if levels[0] > 1 else ''} on."
     if high == math.inf:
-        return f"{ahead} seems to pass {behind} near {users:.1f} users, but the repeats overlap: not sure."
-    return f"{ahead} passes {behind} near {users:.1f} users, between {low:.0f} and {high:.0f}."
+        return f"{pair.format('seems to pass')} near {users:.1f} users, but the repeats overlap: not sure."
+    return f"{pair.format('passes')} near {users:.1f} users, between {low:.0f} and {high:.0f}."

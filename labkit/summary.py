@@ -159,7 +159,19 @@ def to_html(meta: dict[str, Any], table: pl.DataFrame, partial: str | None) -> s
     return (
         f"<p><b>{escape(meta['kind'])}</b> · {escape(meta['started_at'])} · {escape(meta['host']['cpu'])}, "
         f"{meta['host']['cores']} cores · verdict <b>{escape(verdict['word'])}</b></p>"
-        f"<ul>{reasons}</ul>{broken}<ul>{arms}</ul>{table._repr_html_()}"
+        f"<ul>{reasons}</ul>{broken}<ul>{arms}</ul>{_short(table)._repr_html_()}"
+    )
+
+
+def _short(table: pl.DataFrame) -> pl.DataFrame:
+    """The columns to read first, with as many digits as mean something; the rest is in ``Run.summary()``."""
+    return table.select(
+        "arm",
+        pl.col("level").alias("users"),
+        pl.col("tokens_per_s").round(1),
+        pl.col("ttft_ms_p50", "ttft_ms_p95", "itl_ms_p50", "itl_ms_p99").round(0),
+        pl.format("{}/{}", "ok", "planned").alias("ok/planned"),
+        "lower_bound",
     )
 
 
