@@ -233,7 +233,7 @@ class Reports:
         return True
 
 
-async def _run(plan: Plan) -> None:
+async def _run(plan: Plan, *, stopped: bool) -> None:
     loop = asyncio.get_running_loop()
     rows = RowWriter(Path(plan.rows))
     reports = Reports(sys.stdout.fileno())
@@ -256,6 +256,8 @@ async def _run(plan: Plan) -> None:
     loop.add_reader(sys.stdin.fileno(), hear)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, level.end, "cancelled")
+    if stopped:
+        level.end("cancelled")
     ticker.start()
     loop.call_later(FRAME_S, report)
     await level.run()
@@ -274,19 +276,17 @@ def _backend(plan: Plan, target: Target) -> Backend:
 
 def main() -> int:
     """Entry of ``python -m labkit.load``: the plan is the first line of standard input."""
-    # Unbuffered, so that the loop sees what follows the plan.
-    line = bytearray()
-    while not line.endswith(b"\n"):
-        piece = os.read(sys.stdin.fileno(), 2**20)
-        if not piece:
-            break
-        line += piece
+    # Unbuffered, so that the loop sees what follows the plan; a quick "stop" may come in the same read.
+    said = b""
+    while b"\n" not in said and (piece := os.read(sys.stdin.fileno(), 2**20)):
+        said += piece
+    line, _, stop = said.partition(b"\n")
     plan = Plan.from_dict(orjson.loads(line))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_run(plan))
+            runner.run(_run(plan, stopped=bool(stop)))
     except OSError as error:
         print(f"rows folder {plan.rows}: {error}", file=sys.stderr)  # noqa: T201
         return 1

@@ -25,9 +25,6 @@ class TlsPool:
         self._tasks: set[asyncio.Task[None]] = set()
         self.connections = 0
         self.retries = 0
-
-    async def warm(self, count: int) -> None:
-        """Make the session. aiohttp cannot open connections ahead: ``connect_s`` shows what that costs."""
         trace = aiohttp.TraceConfig()
         trace.on_connection_create_end.append(self._connected)
         trace.on_connection_reuseconn.append(self._reused)
@@ -39,6 +36,9 @@ class TlsPool:
             trace_configs=[trace],
             read_bufsize=2**20,
         )
+
+    async def warm(self, count: int) -> None:
+        """Nothing: aiohttp cannot open connections ahead. ``connect_s`` shows what that costs."""
 
     async def _connected(self, _session: object, context: object, _params: object) -> None:
         self.connections += 1

@@ -205,6 +205,15 @@ async def test_signals_stop_too(number: signal.Signals, tmp_path: Path) -> None:
     assert (found.tally.cancelled, found.broken) == (1, None)
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_stop_before_the_start(scheme: str, tmp_path: Path) -> None:
+    """Said in the same breath as the plan."""
+    child = start(plan(f"{scheme}://127.0.0.1:9", tmp_path, users=2, seconds=30), after=b"stop\n")
+    frames = hear_out(child)
+    assert child.returncode == 0
+    assert frames[-1]["tally"]["planned"] == 0
+
+
 async def test_leaving_early_stops_the_process(tmp_path: Path) -> None:
     async with serving(hold) as server:
         async with LoadProcess(plan(server.url, tmp_path, users=2, requests=2)) as process:
@@ -268,11 +277,11 @@ async def test_the_parent_is_killed(tmp_path: Path) -> None:
     assert len(tokens) == 2
 
 
-def start(given: Plan, before: str = "") -> subprocess.Popen[bytes]:
+def start(given: Plan, before: str = "", after: bytes = b"") -> subprocess.Popen[bytes]:
     """The bare load process; nobody reads what it says until the test does."""
     run = f"{before}\nfrom labkit.load.child import main\nraise SystemExit(main())"
     child = subprocess.Popen([sys.executable, "-c", run], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    child.stdin.write(orjson.dumps(given.as_dict()) + b"\n")
+    child.stdin.write(orjson.dumps(given.as_dict()) + b"\n" + after)
     child.stdin.flush()
     return child
 
