@@ -21,7 +21,6 @@ from .server import (
     event,
     load,
     plan,
-    prompts,
     serving,
     stream,
     usage,
