@@ -85,6 +85,13 @@ class Server:
         assert self._process.stdout is not None
         self.url = f"http://127.0.0.1:{int(self._process.stdout.readline())}/v1"
 
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
     def truth(self) -> dict[str, Any]:
         """Stop the server and read TTFT, gaps and its own lateness from its log."""
         self._process.terminate()
@@ -178,8 +185,10 @@ def command_of(client: str, url: str, load: tuple[int, int, int], scratch: str) 
 def measure(program: Path, client: str, users: int, cores: tuple[int, int]) -> dict[str, Any]:
     """One run of one client at one number of users."""
     requests = users * ROUNDS.get(users, 3)
-    with tempfile.TemporaryDirectory() as scratch:
-        server = Server(program, Path(scratch) / "log", cores[1], TOKENS)
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        Server(program, Path(scratch) / "log", cores[1], TOKENS) as server,
+    ):
         said = execute(command_of(client, server.url, (users, requests, TOKENS), scratch), cores[0])
         truth = server.truth()
     cpu = said["client"]["cpu_s"] if client == "labkit" else said["cpu_s"]
@@ -200,8 +209,7 @@ def measure(program: Path, client: str, users: int, cores: tuple[int, int]) -> d
 
 def fixed_cost(program: Path) -> dict[str, Any]:
     """One tiny request with ``labkit bench``: what start-up alone costs."""
-    with tempfile.TemporaryDirectory() as scratch:
-        server = Server(program, Path(scratch) / "log", 0, 2)
+    with tempfile.TemporaryDirectory() as scratch, Server(program, Path(scratch) / "log", 0, 2) as server:
         bundle = Path(scratch) / "run"
         said = execute(labkit_bench(server.url, (1, 1, 2), bundle), None, watch=True)
         server.truth()
