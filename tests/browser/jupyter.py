@@ -33,6 +33,9 @@ POINTS = """() => {
     return shown.length ? shown.reduce((a, b) => a + b) : -1;
 }"""
 
+PAINTED = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+"""JupyterLab fills in cells a frame after they were scrolled to."""
+
 
 @dataclass(frozen=True)
 class Jupyter:
@@ -187,6 +190,7 @@ class Lesson:
         """Keep a picture of the page for a person to look at."""
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         self._shots += 1
+        await self.page.evaluate(PAINTED)
         await self.page.screenshot(path=SCREENSHOTS / f"{self._name}-{self._shots}-{what}.png")
 
 
