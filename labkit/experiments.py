@@ -371,7 +371,10 @@ async def _foreign_verdict(
 ) -> Verdict:
     """Compare the engine's own count with what this run sent: tokens where it counts them, else requests."""
     planned, ok, tokens = (sum(r[key] for r in levels) for key in ("planned", "ok", "tokens"))
-    after = await arm.engine.served()
+    try:
+        after = await arm.engine.served()
+    except EngineError as error:  # a server that is not ours went away: what was measured stays
+        return Verdict("suspect", [f"{arm.name}: the engine no longer answers at the end ({error.seen})"])
     if after.output_tokens is not None and before.output_tokens is not None:
         unseen = (planned - ok) * workload.output_tokens
         made = after.output_tokens - before.output_tokens

@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from labkit.engines.base import Engine, EngineFacts, Gauges, Progress, Served, quiet
+from labkit.errors import EngineError
 
 PACE_S = 0.002
 
@@ -20,6 +21,7 @@ class SmallEngine(Engine):
         foreign: output tokens that somebody else seems to have had from it.
         extra_prompt_tokens: makes its prompts longer than another engine's.
         dies_after: answers after which it drops all connections.
+        ours: whether its death can be seen; of a server that somebody else started it cannot.
     """
 
     protocol = "openai-chat"
@@ -34,6 +36,7 @@ class SmallEngine(Engine):
         self.kind = kind
         self.foreign = 0
         self.dies_after: int | None = None
+        self.ours = True
         self.busy = 0
         self.most_busy = 0
         self._served = Served(0, 0, 0)
@@ -96,6 +99,8 @@ class SmallEngine(Engine):
         return Gauges(running=float(self.busy))
 
     async def served(self) -> Served:
+        if self._runner is None and not self.ours:
+            raise EngineError(f"ask {self.name}", "connection refused")
         served = self._served
         return Served(served.requests, served.prompt_tokens, (served.output_tokens or 0) + self.foreign)
 
@@ -103,4 +108,4 @@ class SmallEngine(Engine):
         return ["the plug was pulled"]
 
     def alive(self) -> bool:
-        return self._runner is not None
+        return self._runner is not None or not self.ours

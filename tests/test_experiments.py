@@ -135,6 +135,18 @@ async def test_an_engine_that_dies_is_reported_and_the_other_arm_goes_on(
     assert table.filter(arm="vllm")["ok"].to_list() == [2, 6]
 
 
+async def test_what_was_measured_stays_when_somebody_elses_server_goes_away(
+    tmp_path: Path, one_slot: SmallEngine, batching: SmallEngine
+) -> None:
+    one_slot.ours = False
+    one_slot.dies_after = 6
+    run = await plan(tmp_path, one_slot, batching).run()
+    assert_accounted(run)
+    assert run.meta["state"] == "complete"
+    assert any("no longer answers at the end" in reason for reason in run.verdict.reasons)
+    assert run.summary().filter(arm="vllm")["ok"].to_list() == [2, 6]
+
+
 async def test_foreign_load_is_seen(tmp_path: Path, batching: SmallEngine) -> None:
     def somebody_else(progress: Progress) -> None:
         if progress.frame:
