@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from labkit.errors import UsageError
-
 METRICS = {"tokens_per_s": "total tokens/s", "ttft_ms_p50": "median TTFT", "ttft_ms_p95": "p95 of TTFT"}
 """What the columns of a summary are called in sentences."""
 
@@ -20,7 +18,7 @@ class Crossover:
     Attributes:
         metric: the summary column that was compared.
         ahead, behind: the arms.
-        users: best estimate, interpolated on a logarithmic axis; None without a lasting lead.
+        users: best estimate, interpolated between levels; None without a lasting lead.
         low, high: the interval: the last measured level where ``ahead`` does not surely lead and the first
             from which it surely does, where "surely" means that the repeats' ranges do not overlap (with one
             repeat: that the values differ). ``low`` is 0 if it leads from the first level on; ``high`` is
@@ -43,20 +41,21 @@ def crossover(table: pl.DataFrame, ahead: str, behind: str, metric: str = "token
     Args:
         metric: "tokens_per_s" (more is better) or a latency column (less is better).
 
-    Raises:
-        UsageError: an arm is not in the table, or the arms share no level.
+    Returns:
+        One without ``users`` if the arms share no measured level, as after an early Stop.
     """
-    for arm in (ahead, behind):
-        if arm not in table["arm"]:
-            raise UsageError(f"find where {ahead} passes {behind}", f"no arm {arm!r} in this run", "")
     sides = [_side(table, arm, metric) for arm in (ahead, behind)]
     both = sides[0].join(sides[1], on="level", suffix="_b").drop_nulls().sort("level")
     both = both.filter(pl.col("value") > 0, pl.col("value_b") > 0)  # no token at all is a failure, not a rate
     if both.is_empty():
-        raise UsageError(f"find where {ahead} passes {behind}", "the two share no measured level", "")
-    sign = 1 if metric == "tokens_per_s" else -1
+        nothing = f"{ahead} and {behind} share no measured level: nothing to compare."
+        return Crossover(metric, ahead, behind, None, 0, math.inf, nothing)
     rows = both.to_dicts()
-    leads = [math.log(r["value"] / r["value_b"]) * sign for r in rows]
+    # interpolated as the charts draw it: throughput on a linear axis, latency on a logarithmic one
+    if metric == "tokens_per_s":
+        leads = [r["value"] - r["value_b"] for r in rows]
+    else:
+        leads = [math.log(r["value_b"] / r["value"]) for r in rows]
     levels = [r["level"] for r in rows]
     if metric == "tokens_per_s":
         sure = [r["low"] > r["high_b"] for r in rows]

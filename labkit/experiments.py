@@ -376,7 +376,8 @@ async def _foreign_verdict(
     except EngineError as error:  # a server that is not ours went away: what was measured stays
         return Verdict("suspect", [f"{arm.name}: the engine no longer answers at the end ({error.seen})"])
     if after.output_tokens is not None and before.output_tokens is not None:
-        unseen = (planned - ok) * workload.output_tokens
+        # tokens made for answers that were cut off, and the one of the prompt count, which may come in late
+        unseen = (planned - ok) * workload.output_tokens + 1
         made = after.output_tokens - before.output_tokens
         return verdict.judge_foreign(arm.name, "output tokens", made, tokens, unseen)
     served = None

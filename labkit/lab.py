@@ -18,7 +18,7 @@ from labkit import budget as budgets
 from labkit import claims, exercises, experiments, paths
 from labkit.budget import Budget
 from labkit.bundle import Run, read_meta
-from labkit.engines import hardware, install, models
+from labkit.engines import hardware, install, models, process
 from labkit.engines.base import Engine
 from labkit.engines.ollama import Ollama
 from labkit.engines.vllm import VLLM
@@ -185,13 +185,17 @@ class Lab:
         return claims.judge(ids, run)
 
     async def close(self) -> None:
-        """Stop what is running, then the engines that this kernel started."""
+        """Stop what is running, then the engines that this kernel started.
+
+        Under ``labkit run`` the engines stay up for the next notebook and end with the runner.
+        """
         for view in Lab._views.values():
             view.stop()
         if Lab._running:
             await asyncio.wait(Lab._running)
-        for engine in self._engines(ENGINES):
-            await engine.stop()
+        if process.owner_pid() == os.getpid():
+            for engine in self._engines(ENGINES):
+                await engine.stop()
 
     def _engines(self, names: Sequence[str]) -> list[Engine]:
         known: dict[str, Engine] = {"ollama": self.ollama, "vllm": self.vllm}

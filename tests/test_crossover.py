@@ -6,7 +6,6 @@ import polars as pl
 import pytest
 
 from labkit.crossover import crossover
-from labkit.errors import UsageError
 
 
 def table(a: list[float], b: list[float], half_range: float = 0.0) -> pl.DataFrame:
@@ -33,9 +32,11 @@ def test_the_crossover_lies_between_the_levels_where_the_lead_changes() -> None:
     assert (found.low, found.high) == (2, 4)
 
 
-def test_equal_leads_on_both_sides_meet_in_the_logarithmic_middle() -> None:
-    found = crossover(table([10, 40], [20, 20]), "a", "b")
-    assert found.users == pytest.approx(math.sqrt(2))
+def test_it_is_interpolated_as_the_charts_draw_it() -> None:
+    tokens = crossover(table([10, 30], [20, 20]), "a", "b")
+    assert tokens.users == pytest.approx(math.sqrt(2))  # linear in tokens/s, logarithmic in users
+    ttft = crossover(table([10, 40], [20, 20]), "a", "b", "ttft_ms_p50")
+    assert ttft.users == pytest.approx(math.sqrt(2))  # logarithmic in both
 
 
 def test_a_lead_from_the_first_level_on() -> None:
@@ -64,6 +65,7 @@ def test_for_a_latency_less_is_better() -> None:
     assert (found.low, found.high) == (2, 4)
 
 
-def test_an_arm_that_is_not_there_is_named() -> None:
-    with pytest.raises(UsageError, match="no arm 'c'"):
-        crossover(table([1], [2]), "a", "c")
+def test_arms_without_a_common_level_have_no_crossover() -> None:
+    found = crossover(table([1], [2]), "a", "c")
+    assert found.users is None
+    assert "share no measured level" in found.sentence

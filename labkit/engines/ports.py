@@ -28,20 +28,29 @@ def free_port(preferred: int) -> int:
         return int(probe.getsockname()[1])
 
 
+def listeners(port: int) -> list[int]:
+    """Processes that listen on a port; those of other users, and on macOS all, cannot be seen."""
+    try:
+        found = psutil.net_connections(kind="tcp")
+    except psutil.AccessDenied:  # macOS shows other processes' sockets to root only
+        return []
+    return [
+        connection.pid
+        for connection in found
+        if connection.status == psutil.CONN_LISTEN
+        and connection.laddr
+        and connection.laddr.port == port
+        and connection.pid is not None
+    ]
+
+
 def port_owner(port: int) -> str | None:
     """Who listens on a port, as "python3 (pid 123)"; None if nobody does."""
     if is_free(port):
         return None
-    try:
-        listeners = psutil.net_connections(kind="tcp")
-    except psutil.AccessDenied:  # macOS shows other processes' sockets to root only
-        return "another process"
-    for connection in listeners:
-        if connection.status != psutil.CONN_LISTEN or not connection.laddr or connection.pid is None:
+    for pid in listeners(port):
+        try:
+            return f"{psutil.Process(pid).name()} (pid {pid})"
+        except psutil.NoSuchProcess:
             continue
-        if connection.laddr.port == port:
-            try:
-                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
-            except psutil.NoSuchProcess:
-                continue
-    return "a process of another user"
+    return "a process that cannot be seen from here"

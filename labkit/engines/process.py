@@ -24,7 +24,7 @@ from labkit import paths
 from labkit.engines import supervisor
 from labkit.engines.base import Progress, quiet
 from labkit.engines.causes import Cause, evidence, tail
-from labkit.engines.ports import free_port, is_free, port_owner
+from labkit.engines.ports import free_port, is_free, listeners, port_owner
 from labkit.errors import EngineDied, StartFailed, StopFailed
 
 __all__ = [
@@ -189,6 +189,7 @@ async def launch(
         async with asyncio.timeout(deadline_s):
             state = await start.wait_for_state()
             await start.wait_until(ready, progress)
+        start.check_alone_on(port, state)
     except TimeoutError:
         # Read before our own stop is in the log.
         failure = start.failure(f"not ready after {deadline_s:.0f} s")
@@ -246,6 +247,14 @@ class _Start:
                 spoken = now
                 progress(f"  {now - started:.0f} s: {''.join(tail(self.log, 1))[:120]}")
             await asyncio.sleep(POLL_S)
+
+    def check_alone_on(self, port: int, state: ServerState) -> None:
+        """A server may share its port with another (vLLM does); then it is not known who answers."""
+        strangers = set(listeners(port)) - {process.pid for process in state.family()}
+        if strangers:
+            pids = ", ".join(map(str, sorted(strangers)))
+            fix = "stop that process, or start on another port"
+            raise StartFailed(self.tried, f"process {pids} listens on the same port", fix)
 
     def state(self) -> ServerState | None:
         state = _read(self.state_file)
