@@ -11,7 +11,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from labkit.engines import process
+from labkit.engines import install, process
 from labkit.engines.causes import evidence
 from labkit.engines.vllm import VLLM, VLLMSettings, _kv_tokens, _labels, _total
 from labkit.engines.vllm_settings import CAUSES
@@ -108,7 +108,7 @@ async def test_a_named_server_that_does_not_answer() -> None:
 
 
 async def test_a_missing_model_is_told_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("labkit.engines.install.find_vllm", lambda: Path("/env/bin/python"))
+    monkeypatch.setitem(install.FINDERS, "vllm", lambda: Path("/env/bin/python"))
     with pytest.raises(ModelError, match="labkit models get"):
         await VLLM(port=process.free_port(8137)).start()
     assert process.states("vllm") == []
@@ -200,6 +200,21 @@ async def test_a_taken_port_names_its_owner(server: VLLM) -> None:
     with pytest.raises(StartFailed, match=rf"port {port}.*\n.*pid"):
         await VLLM(port=port).start(model=MODEL, max_num_seqs=2)
     assert await server.ready()
+
+
+@pytest.mark.engines
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_second_server_that_memory_is_short_for(server: VLLM) -> None:
+    with pytest.raises(StartFailed, match=r"at least 1\d{5}\.\d GiB of memory"):
+        await VLLM(port=process.free_port(8139)).start(model=MODEL, kv_cache_gib=1e5)
+    assert await server.ready()
+
+
+@pytest.mark.engines
+@pytest.mark.asyncio(loop_scope="module")
+async def test_an_attached_server_keeps_its_model(server: VLLM) -> None:
+    [state] = [state for state in process.states("vllm") if state.url == server.url]
+    assert VLLM.attached(state).model == MODEL
 
 
 @pytest.mark.engines

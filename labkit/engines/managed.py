@@ -1,0 +1,316 @@
+"""What both engines share: whose a server is, when it is used again, how it is started, stopped and asked."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+from urllib.parse import urlsplit
+
+import httpx
+import psutil
+
+from labkit.engines import install, process
+from labkit.engines.base import Engine, EngineFacts, Progress, quiet
+from labkit.engines.causes import Cause
+from labkit.errors import EngineError, ModelError, NotInstalled, StartFailed, UsageError
+
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+@dataclass(frozen=True)
+class Command:
+    """How to start a server, and the GiB of memory that it takes at least (None: next to nothing)."""
+
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    deadline_s: float
+    memory_gib: float | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A server as the caller wants it.
+
+    Attributes:
+        given: the settings that the caller named.
+        settings: all of them, as a state file holds them.
+        model: the name under which it must serve a model from its start; None if it loads models on demand.
+        command: tells how to start it on a port; raises NotInstalled or ModelError if something is missing.
+    """
+
+    given: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    model: str | None
+    command: Callable[[int], Command]
+
+
+class ManagedEngine(Engine):
+    """A server that labkit starts and stops, or one that it found and uses as it is.
+
+    Args:
+        url: a server that labkit does not manage (default: ``LABKIT_OLLAMA_URL``, ``LABKIT_VLLM_URL``); used
+            as it is.
+        owner: "kernel" servers end with this process, "shell" servers stay until they are stopped.
+        port: where to start one (default: ``default_port``, or any free port if that is taken).
+        api_key: bearer token (default: ``LABKIT_API_KEY``), for vLLM's own check or a server behind a proxy.
+
+    Attributes:
+        title: the engine's name in sentences.
+        health: path that answers with status 200 as soon as the server can be used, and a word in the answer.
+        causes: why its servers die, by what their logs say.
+        model: the one asked for last, None before the first.
+    """
+
+    title: ClassVar[str]
+    default_port: ClassVar[int]
+    health: ClassVar[tuple[str, str]]
+    causes: ClassVar[Sequence[Cause]]
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        owner: process.Owner = "kernel",
+        port: int | None = None,
+        api_key: str | None = None,
+    ) -> None:
+        given = url or os.environ.get(self._url_variable())
+        self.url = (given or _loopback(port or self.default_port)).rstrip("/").removesuffix("/v1")
+        self.api_key = api_key or os.environ.get("LABKIT_API_KEY")
+        self.owner = owner
+        self.model: str | None = None
+        self._pinned = given is not None
+        self._port = port
+        self._asked: dict[str, Any] = {}
+        self._state: process.ServerState | None = None
+
+    @classmethod
+    def attached(cls, state: process.ServerState) -> Self:
+        """The engine of a server that labkit started earlier."""
+        engine = cls(owner=state.owner, port=state.port)
+        engine._pinned, engine._asked = False, dict(state.settings)
+        engine._adopt(state)
+        return engine
+
+    async def start(self, *, progress: Progress = quiet, **settings: Any) -> EngineFacts:
+        """Use a server with these settings, or start one.
+
+        In this order: the server of the given URL; one of labkit's with the same settings; if no settings are
+        asked for, any that answers on the port; else a new one, on a free port if that one is taken.
+
+        Raises:
+            UsageError: unknown setting, impossible value, or a setting that the given URL's server has not.
+            NotInstalled: the engine is not on this machine.
+            StartFailed: see :func:`labkit.engines.process.launch`; or nothing answers at the given URL; or
+                there is not enough memory beside what runs already.
+        """
+        wanted = self._wanted(settings)
+        if self._pinned:
+            await self._use_pinned(wanted, progress)
+            return await self.facts()
+        self._asked, self.model = settings, wanted.model or self.model
+        state = self._fitting(wanted)
+        if state is not None:
+            progress(f"{self.name}: using the server on port {state.port}, its settings fit")
+        elif await self._stranger_fits(wanted):
+            progress(f"{self.name}: using {self.url} as it is, labkit did not start it")
+            return await self.facts()
+        else:
+            self._state = self._state or process.inherited(self.name)
+            await self.stop(progress=progress)
+            state = await self._launch(wanted, progress)
+        self._adopt(state)
+        return await self.facts()
+
+    async def restart(self, *, progress: Progress = quiet, **settings: Any) -> EngineFacts:
+        """Start with the present settings, changed by these; a server of ours is stopped first."""
+        changed = {**self._asked, **settings}
+        self._wanted(changed)  # a typing error must not cost the running server
+        await self.stop(progress=progress)
+        return await self.start(progress=progress, **changed)
+
+    async def stop(self, *, progress: Progress = quiet) -> None:
+        """See :meth:`Engine.stop`. A kernel never stops a server that a shell owns."""
+        if self._state is None:
+            return
+        state, self._state = self._state, None
+        if state.owner == self.owner and not self._pinned:
+            await process.terminate(state, progress=progress)
+        else:
+            progress(f"{self.name}: the server on port {state.port} is not this engine's own; left running")
+
+    async def ready(self) -> bool:
+        """See :meth:`Engine.ready`."""
+        path, word = self.health
+        try:
+            async with self._client(5) as client:
+                answer = await client.get(path)
+        except httpx.HTTPError:
+            return False
+        return answer.status_code == httpx.codes.OK and word in answer.text
+
+    def log_tail(self, n: int = 20) -> list[str]:
+        """See :meth:`Engine.log_tail`."""
+        return process.tail(self._state.log, n) if self._state else []
+
+    def alive(self) -> bool:
+        """See :meth:`Engine.alive`."""
+        return self._state is None or self._state.process() is not None
+
+    @abstractmethod
+    def _wanted(self, settings: dict[str, Any]) -> Wanted:
+        """What :meth:`start` is asked for, checked.
+
+        Raises:
+            UsageError: unknown setting or model, or an impossible value.
+        """
+
+    def _program(self) -> Path:
+        """The installed program that starts this engine's servers."""
+        found = install.FINDERS[self.name]()
+        if found is None:
+            raise NotInstalled(
+                f"start {self.title}", "it is not installed", f"labkit engines install {self.name}"
+            )
+        return found
+
+    @classmethod
+    def _url_variable(cls) -> str:
+        return f"LABKIT_{cls.name.upper()}_URL"
+
+    def _adopt(self, state: process.ServerState) -> None:
+        if self._state is None or self._state.pid != state.pid:
+            self.model = state.model
+        self._state, self.url = state, state.url
+
+    async def _use_pinned(self, wanted: Wanted, progress: Progress) -> None:
+        """Use the server of the given URL. If labkit started it, its settings are known; else none is."""
+        if not await self.ready():
+            raise StartFailed(
+                f"use the {self.title} at {self.url}",
+                f"it does not answer on {self.health[0]}",
+                f"start it, or unset {self._url_variable()} to let labkit start one",
+            )
+        state = next((state for state in process.states(self.name) if state.url == self.url), None)
+        has = state.settings if state else {}
+        for name, value in wanted.given.items():
+            if state is None or has.get(name) != value:
+                seen = f"it has {name}={has.get(name)!r}" if state else "what it has cannot be read from it"
+                raise UsageError(
+                    f"use the {self.title} at {self.url} with {name}={value!r}",
+                    f"{seen}, and it is not restarted from here",
+                    f"unset {self._url_variable()}, and labkit starts one with these settings beside it",
+                )
+        if wanted.model is not None:
+            await self.load(wanted.model)
+        if state is not None:
+            self._adopt(state)
+        progress(f"{self.name}: using {self.url} as it is")
+
+    def _fitting(self, wanted: Wanted) -> process.ServerState | None:
+        """A running server, the shell's or started by this process, with this model and these settings."""
+        for state in process.states(self.name):
+            ours = state.owner == "shell" or state.owner_pid == process.owner_pid()
+            there = self._port in {None, state.port}
+            same = (state.model, state.settings) == (wanted.model, wanted.settings)
+            if ours and there and same:
+                return state
+        return None
+
+    async def _stranger_fits(self, wanted: Wanted) -> bool:
+        """Whether somebody else's server is up where ours would go, and is all that is asked for."""
+        port = self._port or self.default_port
+        mine = self._state is not None or any(state.port == port for state in process.states(self.name))
+        if wanted.given or mine:
+            return False
+        self.url = _loopback(port)
+        if not await self.ready():
+            return False
+        try:
+            if wanted.model is not None:
+                await self.load(wanted.model)
+        except (EngineError, ModelError, ValueError, LookupError):
+            return False  # another model, or something that is no such engine
+        return True
+
+    async def _launch(self, wanted: Wanted, progress: Progress) -> process.ServerState:
+        port = self._port or process.free_port(self.default_port)
+        command = wanted.command(port)
+        self._check_memory(command.memory_gib)
+        self.url = _loopback(port)
+        return await process.launch(
+            engine=self.name,
+            argv=command.argv,
+            env=command.env,
+            port=port,
+            settings=wanted.settings,
+            owner=self.owner,
+            log_name=f"{self.name}-{port}.log",
+            ready=self.ready,
+            deadline_s=command.deadline_s,
+            causes=self.causes,
+            progress=progress,
+            model=wanted.model,
+        )
+
+    def _check_memory(self, needed_gib: float | None) -> None:
+        """Refuse a server that would drive those that run already out of memory."""
+        free_gib = psutil.virtual_memory().available / 2**30
+        running = [f"{state.engine} on port {state.port}" for state in process.states()]
+        if running and needed_gib is not None and needed_gib > free_gib:
+            raise StartFailed(
+                f"start {self.title} beside {', '.join(running)}",
+                f"it takes at least {needed_gib:.1f} GiB of memory, {free_gib:.1f} GiB are free",
+                "stop what runs (labkit engines stop --all), or ask for a smaller KV cache or model",
+            )
+
+    def _described(self, read: Mapping[str, tuple[Any, str]]) -> EngineFacts:
+        """Facts from values and where each was read; None is not known."""
+        known = {name: value for name, (value, _) in read.items() if value is not None}
+        return EngineFacts(
+            engine=self.name,
+            kind="live",
+            url=self.url,
+            owner=self._state.owner if self._state else "foreign",
+            sources={name: read[name][1] for name in known},
+            **known,
+        )
+
+    def _client(self, timeout_s: float) -> httpx.AsyncClient:
+        url = urlsplit(self.url)
+        return httpx.AsyncClient(
+            base_url=self.url,
+            timeout=httpx.Timeout(5, read=timeout_s),
+            trust_env=url.hostname not in LOOPBACK,  # no proxy for loopback
+            verify=url.scheme == "https",  # loading the certificates takes longer than a gauge reading
+            headers={"Authorization": f"Bearer {self.api_key}"} if self.api_key else None,
+        )
+
+    @asynccontextmanager
+    async def _talking(self, tried: str, timeout_s: float) -> AsyncIterator[httpx.AsyncClient]:
+        """A client; when it fails, the error says whether the server is gone.
+
+        Raises:
+            EngineDied: a server of ours is gone; quotes the end of its log and the known cause.
+            EngineError: anything else that HTTP can end in.
+        """
+        try:
+            async with self._client(timeout_s) as client:
+                yield client
+        except httpx.HTTPError as error:
+            if self._state is not None:
+                for _ in range(10):  # a dying process closes its connections some milliseconds before it ends
+                    if not self.alive():
+                        raise process.died(self._state, self.causes) from error
+                    await asyncio.sleep(0.05)
+            raise EngineError(f"{tried} at {self.url}", repr(error), "labkit engines status") from error
+
+
+def _loopback(port: int) -> str:
+    return f"http://127.0.0.1:{port}"
