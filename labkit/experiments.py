@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from labkit import verdict
+from labkit import host, verdict
 from labkit.budget import Budget
 from labkit.bundle import Recorder, Run
 from labkit.device import DeviceLock
@@ -217,6 +217,7 @@ class Experiment:
     async def _step(self, index: int, step: Step, recorder: Recorder, on_progress: OnProgress) -> None:
         plan = self._plan(index, step, recorder)
         eta = self._eta(recorder, index)
+        cpu = host.CpuWatch(step.arm.engine.cpu_s)
         async with LoadProcess(plan) as load, _gauges(step.arm, recorder):
             self._load = load
             if self._stopping:  # stop() came while the process was starting
@@ -235,6 +236,7 @@ class Experiment:
                 **asdict(load.tally),
                 "client": asdict(load.health),
                 "broken": load.broken,
+                "others_cpu": cpu.others(load.health.cpu_s),
             }
         )
         if not step.arm.engine.alive():

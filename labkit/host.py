@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,15 @@ def describe() -> dict[str, Any]:
     }
 
 
+def busy_s() -> float:
+    """CPU seconds that all cores together have spent at work since boot, with those that other virtual
+    machines took from this one."""
+    times = psutil.cpu_times()
+    return float(
+        sum(getattr(times, kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq", "steal"))
+    )
+
+
 def cores() -> int:
     """Cores that this process may run on, which under a container can be fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
@@ -37,3 +48,27 @@ def cpu_model() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+class CpuWatch:
+    """Sees what share of the machine's CPU other programs take, from its making on.
+
+    Args:
+        engine_s: CPU seconds that the engine has used so far, None if that cannot be known.
+    """
+
+    def __init__(self, engine_s: Callable[[], float | None]) -> None:
+        self._engine_s = engine_s
+        self._start = self._read()
+
+    def others(self, load_s: float) -> float | None:
+        """Share that was neither the engine's, nor this process's, nor the load process's ``load_s``."""
+        (began, busy_before, ours_before), (now, busy, ours) = self._start, self._read()
+        if ours is None or ours_before is None:
+            return None
+        theirs = (busy - busy_before) - (ours - ours_before) - load_s
+        return max(0.0, theirs / ((now - began) * cores()))
+
+    def _read(self) -> tuple[float, float, float | None]:
+        ours = self._engine_s()
+        return time.perf_counter(), busy_s(), None if ours is None else ours + time.process_time()

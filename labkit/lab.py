@@ -81,6 +81,7 @@ class Lab:
             "ollama": ollama_url or os.environ.get("LABKIT_OLLAMA_URL"),
             "vllm": vllm_url or os.environ.get("LABKIT_VLLM_URL"),
         }
+        self._urls = urls
         self._found = {name: url or install.FINDERS[name]() for name, url in urls.items()}
         if missing := [name for name, found in self._found.items() if found is None]:
             raise NotInstalled(
@@ -141,7 +142,10 @@ class Lab:
         if not levels or min(levels) < 1:
             raise UsageError(f"sweep over users {levels}", "a level has at least one user", "users=[1, 4]")
         settings = {"ollama": dict(ollama or {}), "vllm": dict(vllm or {})}
-        sides = [_Side(engine, settings[engine.name]) for engine in self._engines(engines)]
+        sides = [
+            _Side(engine, settings[engine.name], given=self._urls[engine.name] is not None)
+            for engine in self._engines(engines)
+        ]
         job = _Sweep(self, name, sides, levels, PAIRS[pair], workload or Workload())
         if earlier := Lab._views.get(name):
             earlier.stop()
@@ -209,6 +213,7 @@ class Lab:
 class _Side:
     engine: Engine
     settings: dict[str, Any]
+    given: bool  # named by its URL: it has its files already, and nobody here can look at them
 
 
 @dataclass
@@ -226,7 +231,9 @@ class _Sweep:
     async def start(self, top: int, report: OnProgress) -> Run:
         """Measure the levels up to ``top``."""
         async with _turn(report):
-            arms = [await self._arm(side, report) for side in self.sides]
+            arms, files = zip(*[await self._arm(side, report) for side in self.sides], strict=True)
+            if self.model == PAIRS["fair"]:
+                models.assert_same_weights([side for side in files if side is not None])
             self.experiment = experiments.sweep(
                 arms,
                 [level for level in self.users if level <= top],
@@ -242,7 +249,7 @@ class _Sweep:
         if self.experiment is not None:
             self.experiment.stop()
 
-    async def _arm(self, side: _Side, report: OnProgress) -> Arm:
+    async def _arm(self, side: _Side, report: OnProgress) -> tuple[Arm, models.ModelSide | None]:
         engine = side.engine
 
         def say(line: str) -> None:
@@ -254,11 +261,11 @@ class _Sweep:
             await engine.load(model.served_name, progress=say)
             slots = (await engine.facts()).slots
             name = f"Ollama, {slots} slot{'' if slots == 1 else 's'}" if slots else "Ollama"
-        else:
-            model = await models.ensure(self.model, progress=say)
-            await engine.start(model=self.model, progress=say, **side.settings)
-            name = "vLLM"
-        return Arm(name, engine, model.served_name, model.source, side.settings)
+            return Arm(name, engine, model.served_name, model.source, side.settings), model
+        files = None if side.given else await models.ensure(self.model, progress=say)
+        await engine.start(model=self.model, progress=say, **side.settings)
+        served = models.find(self.model).vllm.name
+        return Arm("vLLM", engine, served, files.source if files else None, side.settings), files
 
 
 @contextlib.asynccontextmanager

@@ -15,6 +15,10 @@ reference machine the load process itself sees a p99 of several ms (docs/archite
 COALESCED_LIMIT = 0.05
 """Share of token chunks that shared a read with the one before them."""
 
+OTHERS_LIMIT = 0.35
+"""Share of the machine's CPU that other programs may use during a level. A browser that draws the live charts
+takes about a quarter of two cores (docs/architecture.md); what takes more than that changes the result."""
+
 FOREIGN_LIMIT = 0.01
 """Share of an engine's work that this run did not send."""
 
@@ -40,7 +44,8 @@ def combine(verdicts: Iterable[Verdict]) -> Verdict:
 
 
 def judge_clients(levels: Iterable[dict[str, Any]]) -> Verdict:
-    """Suspect if the load process could not keep up at some level, broke off, or could not write its rows.
+    """Suspect if at some level the load process could not keep up, broke off or could not write its rows, or
+    other programs took much of the CPU.
 
     Args:
         levels: level records of ``run.json``.
@@ -61,6 +66,9 @@ def _judge_client(record: dict[str, Any]) -> Verdict:
             f"{coalesced:.0%} of token chunks were read together with the one before "
             f"(limit {COALESCED_LIMIT:.0%})"
         )
+    others = record["others_cpu"]
+    if others is not None and others > OTHERS_LIMIT:
+        reasons.append(f"other programs used {others:.0%} of the CPU (limit {OTHERS_LIMIT:.0%})")
     if health["rows_lost"]:
         reasons.append(f"{health['rows_lost']} rows could not be written")
     if record["broken"]:

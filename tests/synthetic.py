@@ -201,6 +201,7 @@ class _Writer:
                 **tally.__dict__,
                 "client": ClientHealth().__dict__,
                 "broken": None,
+                "others_cpu": None,
             }
         )
         self.now += window

@@ -12,7 +12,7 @@ def level(**changes: Any) -> dict[str, Any]:
     client = {"loop_lag_p99_ms": 1.0, "coalesced_share": 0.0, "missed_ticks": 0, "rows_lost": 0}
     record = {
         "arm": "a", "level": 1, "warmup": False, "drift": False, "ok": 5, "tokens": 100,
-        "started_s": 0.0, "ended_s": 1.0, "broken": None,
+        "started_s": 0.0, "ended_s": 1.0, "broken": None, "others_cpu": 0.1,
     }  # fmt: skip
     return {**record, "client": {**client, **changes.pop("client", {})}, **changes}
 
@@ -31,6 +31,7 @@ def test_the_worst_word_wins_and_every_reason_is_kept() -> None:
         {"client": {"coalesced_share": 0.5}},
         {"client": {"rows_lost": 3}},
         {"broken": "the load process was killed"},
+        {"others_cpu": 0.8},
     ],
 )
 def test_a_client_in_trouble_makes_the_run_suspect(trouble: dict[str, Any]) -> None:
@@ -38,6 +39,10 @@ def test_a_client_in_trouble_makes_the_run_suspect(trouble: dict[str, Any]) -> N
     found = verdict.judge_clients([level(), level(level=4, **trouble)])
     assert found.word == "suspect"
     assert "a, level 4" in found.reasons[0]
+
+
+def test_an_engine_that_is_not_ours_says_nothing_of_the_cpu() -> None:
+    assert verdict.judge_clients([level(others_cpu=None)]).word == "clean"
 
 
 def test_foreign_load_above_one_percent_contaminates() -> None:

@@ -189,6 +189,7 @@ async def _measure(plan: Plan, folder: Path, workload: Workload) -> tuple[dict[s
             **asdict(load.tally),
             "client": asdict(load.health),
             "broken": load.broken,
+            "others_cpu": None,
         }
     )
     run = recorder.finish(judge_clients(recorder.levels), stopped=stopped.is_set())
@@ -220,7 +221,7 @@ def _result(run: Run, load: LoadProcess) -> dict[str, Any]:
         "ttft_ms": ms(whole.select(metrics.TTFT).to_series()),
         "ttft_intended_ms": ms(whole.select(metrics.TTFT_INTENDED).to_series()),
         "itl_ms": ms(gaps["itl_s"]),
-        "tpot_ms": ms(metrics.tpot(whole)),
+        "tpot_ms": ms(whole.select(metrics.TPOT).to_series()),
         "e2e_ms": ms(whole.select(metrics.E2E).to_series()),
         "client": {
             "loop_lag_p99_ms": round(health.loop_lag_p99_ms, 3),

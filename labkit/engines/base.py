@@ -126,6 +126,10 @@ class Engine(ABC):
         """Read what was served since the start."""
 
     @abstractmethod
+    def cpu_s(self) -> float | None:
+        """CPU seconds that the server's processes have used so far; None for a foreign server."""
+
+    @abstractmethod
     def log_tail(self, n: int = 20) -> list[str]:
         """Last ``n`` lines of the server's log; empty if the log is not ours."""
 

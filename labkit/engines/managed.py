@@ -163,6 +163,19 @@ class ManagedEngine(Engine):
         """See :meth:`Engine.alive`."""
         return self._state is None or self._state.process() is not None
 
+    def cpu_s(self) -> float | None:
+        """See :meth:`Engine.cpu_s`."""
+        if self._state is None:
+            return None
+        used = 0.0
+        for member in self._state.family():
+            try:
+                times = member.cpu_times()
+            except psutil.NoSuchProcess:
+                continue
+            used += times.user + times.system
+        return used
+
     @abstractmethod
     def _wanted(self, settings: dict[str, Any]) -> Wanted:
         """What :meth:`start` is asked for, checked.

@@ -307,18 +307,19 @@ def _agree(name: str, size: int, yes: bool) -> None:
         )
 
 
-def assert_same_weights(first: ModelSide, second: ModelSide) -> None:
+def assert_same_weights(sides: Sequence[ModelSide]) -> None:
     """Refuse a fair pair whose sides come from different files.
 
     Raises:
         UnfairPair: names both sources.
     """
-    if first.origin != second.origin:
-        raise UnfairPair(
-            f"compare {first.name} on {first.engine} and {second.engine}",
-            f"{first.engine} has it from {first.source}, {second.engine} from {second.source}",
-            f"labkit models get {first.name} --from {second.origin}",
-        )
+    for side in sides[1:]:
+        if side.origin != sides[0].origin:
+            raise UnfairPair(
+                f"compare {side.name} on {sides[0].engine} and {side.engine}",
+                f"{sides[0].engine} has it from {sides[0].source}, {side.engine} from {side.source}",
+                f"labkit models get {side.name} --from {side.origin}",
+            )
 
 
 async def prompt_tokens(engine: Engine, model: str, messages: Sequence[dict[str, str]]) -> int:

@@ -175,9 +175,9 @@ async def test_a_failed_step_quotes_its_last_words(home: Path) -> None:
 
 
 def test_sides_from_different_sources_are_no_fair_pair() -> None:
-    assert_same_weights(side("ollama", "package x==1"), side("vllm", "package x==1"))
+    assert_same_weights([side("ollama", "package x==1"), side("vllm", "package x==1")])
     with pytest.raises(UnfairPair, match="ollama has it from package x==1, vllm from registry y@1"):
-        assert_same_weights(side("ollama", "package x==1"), side("vllm", "registry y@1"))
+        assert_same_weights([side("ollama", "package x==1"), side("vllm", "registry y@1")])
 
 
 async def test_prompts_of_different_length_are_refused_with_both_counts() -> None:
@@ -207,7 +207,7 @@ async def test_the_fair_pair_holds_the_same_weights_and_makes_the_same_prompts(s
     vllm = await ensure("smollm2:135m")
     ollama = await ensure("smollm2:135m", engine=store)
     four_bit = await ensure("labkit/smollm2:135m-q4_1", engine=store)
-    assert_same_weights(ollama, vllm)
+    assert_same_weights([ollama, vllm])
     assert (ollama.quantisation, four_bit.quantisation) == ("F16", "Q4_1")
     assert len({vllm.digest, ollama.digest, four_bit.digest}) == 3
     assert await ensure("smollm2:135m", engine=store) == ollama
