@@ -69,9 +69,7 @@ class DeviceLock:
         self._file: IO[str] | None = None
 
     async def __aenter__(self) -> Self:
-        folder = paths.home() / "locks"
-        folder.mkdir(exist_ok=True)
-        path = folder / (re.sub(r"[^\w.-]", "_", self.device) + ".lock")
+        path = paths.folder("locks") / (re.sub(r"[^\w.-]", "_", self.device) + ".lock")
         waiting_since = time.time()
         told: Holder | None = None
         while (file := _try_lock(path)) is None:

@@ -16,6 +16,13 @@ def home() -> Path:
     return folder.resolve()
 
 
+def folder(name: str) -> Path:
+    """A folder of this name under :func:`home`; created on demand."""
+    path = home() / name
+    path.mkdir(exist_ok=True)
+    return path
+
+
 def data() -> Path:
     """The course's ``data/`` folder: beside the package in a checkout, inside it in a wheel."""
     inside = Path(__file__).parent / "data"

@@ -46,9 +46,7 @@ def pins(name: str) -> Pins:
 
 def engines_home() -> Path:
     """The folder with all installs."""
-    folder = paths.home() / "engines"
-    folder.mkdir(exist_ok=True)
-    return folder
+    return paths.folder("engines")
 
 
 def installed(name: str) -> Path | None:

@@ -108,9 +108,7 @@ def provide(needs: Sequence[SystemPackage], log: Path, progress: Progress) -> No
 
 def log_file(name: str) -> Path:
     """The install log of one engine."""
-    folder = paths.home() / "logs"
-    folder.mkdir(exist_ok=True)
-    return folder / f"install-{name}.log"
+    return paths.folder("logs") / f"install-{name}.log"
 
 
 def silent(_line: str) -> str | None:
@@ -246,9 +244,7 @@ def only_one(name: str, progress: Progress) -> Iterator[None]:
     """Hold the install lock of one engine; waits for another install to end and says so."""
     import fcntl  # POSIX only; labkit itself is imported on Windows too
 
-    folder = paths.home() / "locks"
-    folder.mkdir(exist_ok=True)
-    with (folder / f"install-{name}.lock").open("w") as handle:
+    with (paths.folder("locks") / f"install-{name}.lock").open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

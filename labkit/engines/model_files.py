@@ -55,9 +55,7 @@ class Record:
 
 def models_home() -> Path:
     """The folder with all model files."""
-    folder = paths.home() / "models"
-    folder.mkdir(exist_ok=True)
-    return folder
+    return paths.folder("models")
 
 
 def read_record(folder: Path) -> Record | None:

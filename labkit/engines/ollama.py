@@ -36,13 +36,7 @@ FOREIGN_KEEP_ALIVE = "1h"
 
 def models_folder() -> Path:
     """Where the servers that labkit starts keep their models."""
-    return _folder() / "models"
-
-
-def _folder() -> Path:
-    folder = paths.home() / "ollama"
-    folder.mkdir(exist_ok=True)
-    return folder
+    return paths.folder("ollama") / "models"
 
 
 class Ollama(ManagedEngine):
@@ -62,7 +56,9 @@ class Ollama(ManagedEngine):
     def _command(self, settings: OllamaSettings, port: int) -> Command:
         # No figure for memory: it is taken by loading, which Ollama checks itself.
         return Command(
-            [str(self._program()), "serve"], settings.environment(port, _folder()), START_DEADLINE_S
+            [str(self._program()), "serve"],
+            settings.environment(port, paths.folder("ollama")),
+            START_DEADLINE_S,
         )
 
     async def load(self, model: str, *, progress: Progress = quiet) -> float:

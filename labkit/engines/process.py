@@ -115,7 +115,7 @@ def owner_pid() -> int:
 def states(engine: str | None = None) -> list[ServerState]:
     """Servers that labkit started and that still run, oldest first; removes the files of dead ones."""
     found = []
-    for path in _servers().glob(f"{engine or '*'}-*.json"):
+    for path in paths.folder("servers").glob(f"{engine or '*'}-*.json"):
         state = _read(path)
         if state is None:
             path.unlink(missing_ok=True)
@@ -169,7 +169,7 @@ async def launch(
             "stop that process, or start on another port",
         )
     url = f"http://127.0.0.1:{port}"
-    log = _logs() / log_name
+    log = paths.folder("logs") / log_name
     described: dict[str, Any] = {
         "engine": engine,
         "port": port,
@@ -366,20 +366,8 @@ def _forget(child: subprocess.Popen[bytes]) -> None:
     _supervisors.pop(child.pid, None)
 
 
-def _servers() -> Path:
-    folder = paths.home() / "servers"
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
-def _logs() -> Path:
-    folder = paths.home() / "logs"
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
 def _state_file(engine: str, port: int) -> Path:
-    return _servers() / f"{engine}-{port}.json"
+    return paths.folder("servers") / f"{engine}-{port}.json"
 
 
 def _read(path: Path) -> ServerState | None:
