@@ -24,9 +24,13 @@ which TTFT hides (coordinated omission). Client clock."""
 E2E = (pl.col("end_s") - pl.col("sent_s")).alias("e2e_s")
 """End to end: last byte of the answer − request handed to the socket. Client clock."""
 
-TPOT = ((pl.col("end_s") - pl.col("first_token_s")) / (pl.col("output_tokens") - 1)).alias("tpot_s")
+TPOT = (
+    pl.when(pl.col("output_tokens") >= 2)
+    .then((pl.col("end_s") - pl.col("first_token_s")) / (pl.col("output_tokens") - 1))
+    .alias("tpot_s")
+)
 """Time per output token: (E2E − TTFT) / (output tokens − 1), so TTFT is left out. Token count as the engine
-reports it. Defined for answers of two tokens and more."""
+reports it. Null for answers of fewer than two tokens."""
 
 SEND_DELAY = (pl.col("sent_s") - pl.col("intended_s")).alias("send_delay_s")
 """How late the client itself was: actual − intended send."""
@@ -62,11 +66,6 @@ def stats(values: pl.Series) -> Stats:
 def answered(requests: pl.DataFrame) -> pl.DataFrame:
     """Rows whose times describe a whole answer: outcome ok, not warm-up."""
     return requests.filter((pl.col("outcome") == "ok") & ~pl.col("warmup"))
-
-
-def tpot(requests: pl.DataFrame) -> pl.Series:
-    """TPOT of each row that has at least two output tokens."""
-    return requests.filter(pl.col("output_tokens") >= 2).select(TPOT).to_series()
 
 
 def gaps(tokens: pl.DataFrame) -> pl.DataFrame:

@@ -33,7 +33,7 @@ def test_ttft_starts_at_the_send_and_ttft_intended_at_the_plan() -> None:
 
 def test_tpot_leaves_ttft_out_and_needs_two_tokens() -> None:
     rows = requests(output_tokens=[11, 1, 0])
-    assert metrics.tpot(rows).to_list() == [pytest.approx(0.1)]
+    assert rows.select(metrics.TPOT).to_series().to_list() == [pytest.approx(0.1), None, None]
 
 
 def test_a_stall_in_one_answer_stays_visible_in_pooled_gaps() -> None:

@@ -30,6 +30,8 @@ from labkit.load.rows import RowWriter
 from labkit.load.schedule import schedule_of
 
 FRAME_S = 0.1
+_LINGER_S = 0.05  # for a server to end its reply after the last word
+_WARM_S = 10.0  # for connections to open before the level starts; later ones are opened by their requests
 _CLOSE_S = 2.0  # what does not close within this time is abandoned
 _EVENTS = 20_000  # events kept for a parent that does not read; the counters go on
 
@@ -74,7 +76,11 @@ class Level:
         """Open the connections, keep the load, and return when the level is over and all is closed."""
         wanted = min(self._plan.users, self._plan.requests or self._plan.users)
         warming = self._loop.create_task(self._backend.warm(wanted))
-        await asyncio.wait((warming, self.over), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            (warming, self.over),
+            timeout=min(_WARM_S, self._plan.timeout_s),
+            return_when=asyncio.FIRST_COMPLETED,
+        )
         warming.cancel()
         if not self.over.done():
             gc.freeze()  # what start-up made lives to the end: no collection need look at it
@@ -112,11 +118,8 @@ class Level:
         self._rows.request(exchange.row(self._plan, self._t0))
 
     def _expire(self, exchange: Exchange) -> None:
-        now = perf_counter()
-        if exchange.answer.done_s is not None:  # all was said, only the connection did not end
-            exchange.close(now)
-        else:
-            exchange.break_off("failed", now, f"deadline: not answered within {self._plan.timeout_s:g} s")
+        late = f"deadline: not answered within {self._plan.timeout_s:g} s"
+        exchange.break_off("failed", perf_counter(), late)
 
     # exchange.Owner
 
@@ -134,15 +137,21 @@ class Level:
         if exchange.answer.chunks == 0:
             self._event("first", exchange, now)
 
+    def on_done(self, exchange: Exchange) -> None:
+        """All was said. A server that leaves the reply open must not hold the user until the deadline."""
+        if exchange.deadline is not None:
+            exchange.deadline.cancel()
+        exchange.deadline = self._loop.call_later(_LINGER_S, self._expire, exchange)
+
     def on_end(self, exchange: Exchange) -> None:
         now = exchange.end_s or 0.0
-        self._ended = now
+        self._ended = max(self._ended, now)
         del self._flying[exchange.id]
         if exchange.deadline is not None:
             exchange.deadline.cancel()
         self._outcomes[exchange.outcome] += 1
         self._tokens += exchange.answer.corrected
-        if exchange.outcome == "ok" and exchange.answer.output_tokens is None:
+        if exchange.outcome == "ok" and exchange.answer.unmetered:
             self._unmetered += 1
         self._rows.request(exchange.row(self._plan, self._t0))
         self._event("end", exchange, now)
@@ -163,7 +172,7 @@ class Level:
             tokens=self._tokens,
             unmetered=self._unmetered,
             started_s=max(self._started - self._t0, 0.0),
-            ended_s=max(self._ended - self._t0, 0.0),
+            ended_s=max((perf_counter() if self._flying else self._ended) - self._t0, 0.0),
         )
 
     def frame(self) -> dict[str, Any]:

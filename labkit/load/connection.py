@@ -79,6 +79,7 @@ class Connection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._reused = False  # was idle before the present exchange
         self._paused = False
+        self._keep_alive = False  # the reply is over and another may follow it
         self._to_the_end = True  # neither a length nor chunks: the body ends with the connection
         self._content_type = ""
         self._now = 0.0
@@ -101,9 +102,19 @@ class Connection(asyncio.Protocol):
         exchange.received(len(data), self._now)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self.abort()
-            exchange.fail(f"malformed HTTP reply ({error}): {data[:160]!r}", self._now)
+            exchange.close(self._now, f"malformed HTTP reply ({error}): {data[:160]!r}")
+        else:
+            if self._exchange is None:  # the reply is over, and all that came with it was looked at
+                self._free()
+                exchange.close(self._now)
+
+    def _free(self) -> None:
+        if self._keep_alive and self.usable:
+            self._pool.free(self)
+        else:
+            self.abort()
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -129,6 +140,7 @@ class Connection(asyncio.Protocol):
     # httptools
 
     def on_message_begin(self) -> None:
+        self._keep_alive = False  # of a second reply too, which nobody has asked for
         self._to_the_end = True
         self._content_type = ""
 
@@ -151,13 +163,8 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._parser.get_status_code() < 200:  # 100 Continue: the answer proper follows
             return
-        exchange, self._exchange = self._exchange, None
-        if self._parser.should_keep_alive() and self.usable:
-            self._pool.free(self)
-        else:
-            self.abort()
-        if exchange is not None:
-            exchange.close(self._now)
+        self._keep_alive = self._exchange is not None and self._parser.should_keep_alive()
+        self._exchange = None
 
     # for the pool
 
@@ -198,8 +205,10 @@ class Pool:
         self._target.resolve()
         for start in range(0, count, _AT_ONCE):
             wanted = range(start, min(start + _AT_ONCE, count))
-            made = await asyncio.gather(*(self._connect() for _ in wanted), return_exceptions=True)
-            self._idle += [connection for connection in made if isinstance(connection, Connection)]
+            await asyncio.gather(*(self._connect_ahead() for _ in wanted), return_exceptions=True)
+
+    async def _connect_ahead(self) -> None:
+        self._idle.append(await self._connect())
 
     def send(self, exchange: Exchange) -> None:
         """Send on an idle connection, or open one for it."""

@@ -18,6 +18,8 @@ class Owner(Protocol):
 
     def on_token(self, exchange: Exchange, now: float, tokens: int, coalesced: bool) -> None: ...
 
+    def on_done(self, exchange: Exchange) -> None: ...
+
     def on_end(self, exchange: Exchange) -> None: ...
 
 
@@ -107,11 +109,13 @@ class Exchange:
         """The next piece of the body."""
         if self._reply is not None:
             self._reply.append(data)
-        elif self.outcome == "unfinished":
+        elif self.outcome == "unfinished" and self.answer.done_s is None:
             try:
                 self.answer.feed(data, now)
             except BadAnswer as error:
                 self.break_off("failed", now, str(error))
+            if self.answer.done_s is not None:
+                self._owner.on_done(self)
 
     def close(self, now: float, cut: str | None = None) -> None:
         """The reply is over; ``cut`` says how, if it did not end in the way HTTP wants it to.
@@ -145,9 +149,15 @@ class Exchange:
         self.end("failed", now)
 
     def break_off(self, outcome: str, now: float, error: str | None = None) -> None:
-        """End before the reply is over: the server sees its client go."""
-        self.error = error
-        self.end(outcome, now)
+        """End before the reply is over: the server sees its client go.
+
+        An answer that had said its last word is whole all the same.
+        """
+        if self.answer.done_s is None:
+            self.error = error
+            self.end(outcome, now)
+        else:
+            self.close(now)
         if self.abort is not None:
             self.abort()
 

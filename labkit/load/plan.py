@@ -133,7 +133,7 @@ class Tally:
     tokens: int = 0  # received so far, in answers of any outcome
     unmetered: int = 0  # answers whose server counted no tokens: chunks were counted instead
     started_s: float = 0.0  # when the first request was due, since t0
-    ended_s: float = 0.0  # last request ended
+    ended_s: float = 0.0  # last request ended; now, while any is in flight
 
     def __post_init__(self) -> None:
         if self.planned != self.ok + self.failed + self.cancelled + self.unfinished:

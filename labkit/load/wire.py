@@ -7,7 +7,8 @@ counts as a token is decided here and nowhere else:
 * a chunk may hold several tokens. With usage in every chunk the differences tell how many; otherwise a chunk
   is recorded as one token and the total is corrected from the final usage (``output_tokens``);
 * an answer is complete when it carried a finish_reason or ``[DONE]`` (OpenAI), or a line with ``done: true``
-  (Ollama). Anything else is a failure, however many tokens came.
+  (Ollama). Anything else is a failure, however many tokens came. What follows the last word is ignored;
+* a count or duration that cannot be one (null, negative, text) is none: the answer came whole without it.
 
 A server that answers a streaming request with one JSON object is reported as failed: neither TTFT nor ITL of
 such an answer can be seen from outside.
@@ -16,7 +17,6 @@ such an answer can be seen from outside.
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import index
 from typing import Any
 
 import orjson
@@ -37,6 +37,8 @@ ROUTES = {
 _BOM = b"\xef\xbb\xbf"
 _QUOTE = 160  # bytes of a malformed line that are quoted
 _MOST = 2**16 - 1  # tokens in a chunk that a record can hold
+_ABSURD = 2**31  # tokens that no answer has
+_NO_ANSWER = ("abort", "error", "load", "unload")  # reasons to finish that no whole answer has
 
 
 class BadAnswer(Exception):
@@ -133,8 +135,16 @@ class Answer:
 
     @property
     def tokens(self) -> int:
-        """Tokens generated: the server's count, or those recorded while there is none."""
-        return self._counted if self.output_tokens is None else self.output_tokens
+        """Tokens generated: the server's count, or those recorded while there is none.
+
+        A count of 0 beside chunks with text is none either.
+        """
+        return self.output_tokens or self._counted
+
+    @property
+    def unmetered(self) -> bool:
+        """Whether chunks had to be counted instead of tokens."""
+        return self.chunks > 0 and not self.output_tokens
 
     @property
     def corrected(self) -> int:
@@ -153,6 +163,8 @@ class Answer:
         """Why the answer is not whole, None if it is."""
         if self.done_s is None and self.finish_reason is None:
             return self.unterminated
+        if self.finish_reason in _NO_ANSWER:
+            return f"the server gave up: finish_reason {self.finish_reason!r}"
         if self.chunks == 0 and self.finish_reason is None:
             return "empty answer: the stream ended properly but had neither a token nor a finish_reason"
         return None
@@ -167,10 +179,11 @@ class Answer:
 
     def _token(self, now: float, usage: dict[str, Any] | None) -> None:
         n = 1
-        if usage and self._continuous:
-            n = min(max(index(usage["completion_tokens"]) - self._counted, 0), _MOST)
-        else:
+        total = _count(usage.get("completion_tokens")) if usage and self._continuous else None
+        if total is None:
             self._continuous = False
+        else:
+            n = min(max(total - self._counted, 0), _MOST)
         if self.first_token_s is None:
             self.first_token_s = now
         self._record(now, n, now == self.last_token_s)
@@ -194,13 +207,17 @@ class OpenAIAnswer(Answer):
         lines = (self._tail + data).split(b"\n")
         self._tail = lines.pop()
         for line in lines:
+            if self.done_s is not None:
+                return
             if line.startswith(b"data:"):
                 self._data = line[5:] if self._data is None else self._data + b"\n" + line[5:]
             elif line and line != b"\r":
                 self._other_line(line)
-            elif self._data is not None:
-                event, self._data = self._data, None
-                self._dispatch(event, now)
+            else:
+                kind, event = self._event, self._data
+                self._event, self._data = b"", None
+                if event and not event.isspace():  # an event without data is nothing, says the standard
+                    self._dispatch(kind, event, now)
 
     def _other_line(self, line: bytes) -> None:
         """A comment, another field, the first line behind a byte order mark, or rubbish."""
@@ -216,11 +233,9 @@ class OpenAIAnswer(Answer):
         elif name not in (b"", b"id", b"retry", b"data"):
             raise BadAnswer(f"malformed SSE line: {line[:_QUOTE]!r}")
 
-    def _dispatch(self, event: bytes, now: float) -> None:
-        if self._event:
-            kind, self._event = self._event, b""
-            if kind == b"error":
-                raise BadAnswer(f"error in the stream: {error_text(event)}")
+    def _dispatch(self, kind: bytes, event: bytes, now: float) -> None:
+        if kind == b"error":
+            raise BadAnswer(f"error in the stream: {error_text(event)}")
         try:
             chunk = orjson.loads(event)
         except orjson.JSONDecodeError as error:
@@ -230,7 +245,7 @@ class OpenAIAnswer(Answer):
             raise BadAnswer(f"malformed event, not JSON: {event[:_QUOTE]!r}") from error
         try:
             self._chunk(chunk, now)
-        except (AttributeError, IndexError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise BadAnswer(f"malformed event, unexpected shape: {event[:_QUOTE]!r}") from error
 
     def _chunk(self, chunk: dict[str, Any], now: float) -> None:
@@ -245,7 +260,7 @@ class OpenAIAnswer(Answer):
                 self.finish_reason = str(reason)
         if usage:
             self.prompt_tokens = _count(usage.get("prompt_tokens"))
-            self.output_tokens = _count(usage["completion_tokens"])
+            self.output_tokens = _count(usage.get("completion_tokens"))
             if details := usage.get("prompt_tokens_details"):
                 self.cached_tokens = _count(details.get("cached_tokens"))
 
@@ -259,7 +274,7 @@ class ChatAnswer(OpenAIAnswer):
     __slots__ = ()
 
     def _choice(self, choice: dict[str, Any], usage: dict[str, Any] | None, now: float) -> None:
-        delta = choice["delta"]
+        delta = choice.get("delta") or {}
         if delta.get("content"):
             self._token(now, usage)
         elif delta.get("reasoning_content") or delta.get("reasoning"):
@@ -278,7 +293,7 @@ class CompletionAnswer(OpenAIAnswer):
     __slots__ = ()
 
     def _choice(self, choice: dict[str, Any], usage: dict[str, Any] | None, now: float) -> None:
-        if choice["text"]:
+        if choice.get("text"):
             self._token(now, usage)
 
 
@@ -292,7 +307,7 @@ class OllamaAnswer(Answer):
         lines = (self._tail + data).split(b"\n")
         self._tail = lines.pop()
         for line in lines:
-            if line and not line.isspace():
+            if line and not line.isspace() and self.done_s is None:
                 self._line(line, now)
 
     def _line(self, line: bytes, now: float) -> None:
@@ -302,7 +317,7 @@ class OllamaAnswer(Answer):
             raise BadAnswer(f"malformed line, not JSON: {line[:_QUOTE]!r}") from error
         try:
             self._chunk(chunk, now)
-        except (AttributeError, KeyError, TypeError) as error:
+        except (AttributeError, TypeError) as error:
             raise BadAnswer(f"malformed line, unexpected shape: {line[:_QUOTE]!r}") from error
 
     def _chunk(self, chunk: dict[str, Any], now: float) -> None:
@@ -334,12 +349,12 @@ class OllamaAnswer(Answer):
 
 
 def _count(value: Any) -> int | None:
-    """A number of tokens, or none. Raises TypeError for anything else."""
-    return None if value is None else index(value)
+    """A number of tokens; None for anything that cannot be one."""
+    return value if type(value) is int and 0 <= value < _ABSURD else None
 
 
-def _seconds(nanoseconds: int | None) -> float | None:
-    return None if nanoseconds is None else nanoseconds / 1e9
+def _seconds(nanoseconds: Any) -> float | None:
+    return nanoseconds / 1e9 if isinstance(nanoseconds, int | float) and nanoseconds >= 0 else None
 
 
 ANSWERS: dict[str, type[Answer]] = {

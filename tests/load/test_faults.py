@@ -63,6 +63,11 @@ async def hold(talk: Talk) -> None:
             HEAD + chunk(event({"error": {"message": "no memory"}})), "no memory", id="error-in-200"
         ),
         pytest.param(HEAD + TOKEN + b"zz\r\n", "malformed HTTP reply", id="malformed-chunk"),
+        pytest.param(
+            b"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+            "malformed HTTP reply",
+            id="upgrade",
+        ),
         pytest.param(b"SSH-2.0-OpenSSH_9\r\n", "malformed HTTP reply", id="not-http"),
         pytest.param(b"", "connection closed by the server", id="no-answer"),
         pytest.param(b"HTTP/1.1 200 O", "connection closed by the server", id="half-a-head"),
@@ -91,6 +96,7 @@ async def test_broken_answers_fail_with_the_evidence(reply: bytes, seen: str, tm
     [
         HEAD + chunk(event(content("a", "stop"))),
         HEAD + chunk(event(content("a"))) + chunk(event("[DONE]")),
+        HEAD + chunk(event(content("a"))) + chunk(event("[DONE]")) + b"zz\r\n",
     ],
 )
 async def test_closed_after_the_last_word_is_whole(reply: bytes, tmp_path: Path) -> None:
@@ -128,9 +134,9 @@ async def test_a_server_that_said_all_but_never_ends_the_reply(tmp_path: Path) -
         await talk.reader.read()
 
     async with serving(script) as server:
-        found = await load(plan(server.url, tmp_path, timeout_s=0.5))
-    assert found.row["outcome"] == "ok"
-    assert found.row["end_s"] < found.row["sent_s"] + 0.5
+        found = await load(plan(server.url, tmp_path, requests=3, timeout_s=600))
+    assert found.tally.ok == 3
+    assert server.connections == 3  # one that was left in the middle of a reply is not used again
 
 
 async def test_a_storm_of_503(tmp_path: Path) -> None:

@@ -132,6 +132,18 @@ async def test_a_request_that_meets_a_closing_connection_is_sent_once_more(tmp_p
     assert found.row["sent_s"] < found.row["connect_s"]  # the user's wait began with the first try
 
 
+async def test_a_reply_that_nobody_asked_for(tmp_path: Path) -> None:
+    """It must not pass for the answer to the next request, which would have come before it was asked."""
+
+    async def script(talk: Talk) -> None:
+        await talk.send(WHOLE + WHOLE)
+
+    async with serving(script) as server:
+        found = await load(plan(server.url, tmp_path, requests=5))
+    assert found.tally.ok == server.requests == 5
+    assert all(row["sent_s"] < row["first_token_s"] for row in found.rows)
+
+
 async def test_a_request_is_sent_again_only_once(tmp_path: Path) -> None:
     async def script(talk: Talk) -> None:
         talk.close()

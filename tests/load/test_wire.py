@@ -177,6 +177,51 @@ def test_without_usage_chunks_are_counted() -> None:
     assert (found.output_tokens, found.tokens) == (None, 2)
 
 
+@pytest.mark.parametrize("nonsense", [None, 0, -5, "7", 3.5, True, [], 2**63, 10**30])
+def test_a_count_that_cannot_be_one_is_none(nonsense: Any) -> None:
+    last = {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": nonsense}}
+    chat, _ = answer("openai-chat", event(content("a")), event(content("b", "stop")), event(last))
+    line = {"done": True, "eval_count": nonsense, "load_duration": -1, "prompt_eval_duration": "soon"}
+    pieces = (json.dumps(each).encode() + b"\n" for each in ({"response": "a"}, {"response": "b"}, line))
+    generated, _ = answer("ollama-generate", *pieces)
+    for found in (chat, generated):
+        assert (found.tokens, found.corrected, found.unmetered, found.flaw()) == (2, 0, True, None)
+    assert generated.load_s is generated.prefill_s is None
+
+
+def test_usage_without_a_count_of_the_answer_in_each_chunk() -> None:
+    chunks = [content("a", usage={"prompt_tokens": 5}), content("b", usage={"completion_tokens": None})]
+    found, _ = answer("openai-chat", *map(event, chunks), event(usage(2)), event("[DONE]"))
+    assert (found.tokens, found.unmetered, found.flaw()) == (2, False, None)
+
+
+@pytest.mark.parametrize("protocol", ["openai-chat", "openai-completions"])
+def test_a_choice_without_text_is_no_token(protocol: str) -> None:
+    said = {"delta": {"content": "a"}, "text": "a"}
+    choices = [said, {"delta": None, "text": None}, {"finish_reason": "stop"}]
+    found, _ = answer(protocol, *(event({"choices": [choice]}) for choice in choices))
+    assert (found.chunks, found.finish_reason, found.flaw()) == (1, "stop", None)
+
+
+@pytest.mark.parametrize("quiet", [b"data:\n\n", b"data: \r\n\r\n", b"event: error\n\n", b"event: ping\n\n"])
+def test_an_event_without_data_is_nothing(quiet: bytes) -> None:
+    found, _ = answer("openai-chat", event(content("a")) + quiet + event(content("b", "stop")))
+    assert (found.chunks, found.flaw()) == (2, None)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "said", "more"),
+    [
+        ("openai-chat", event(content("a")) + event("[DONE]"), event(content("b")) + b"data: {oops\n\nx\n"),
+        ("ollama-chat", b'{"message":{"content":"a"}}\n{"done":true,"eval_count":1}\n', b'{"error":"x"}\n{'),
+    ],
+)
+def test_what_follows_the_last_word_is_ignored(protocol: str, said: bytes, more: bytes) -> None:
+    for pieces in ([said + more], [said, more]):
+        found, _ = answer(protocol, *pieces)
+        assert (found.chunks, found.tokens, found.done_s, found.flaw()) == (1, 1, 0.0, None)
+
+
 def test_cached_tokens() -> None:
     used = {"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 8}}
     assert answer("openai-chat", event({"choices": [], "usage": used}))[0].cached_tokens == 8
@@ -224,7 +269,8 @@ def test_ollama_generate() -> None:
         ("openai-chat", [event(content("a")), event("[DONE]")], None),
         ("ollama-chat", [b'{"message":{"content":"a"},"done":false}\n'], "without a line with done: true"),
         ("ollama-chat", [b'{"message":{"content":""},"done":true}\n'], "neither a token nor a finish_reason"),
-        ("ollama-chat", [b'{"done":true,"done_reason":"load"}\n'], None),
+        ("ollama-chat", [b'{"done":true,"done_reason":"load"}\n'], "gave up: finish_reason 'load'"),
+        ("openai-chat", [event(content("a", "error")), event("[DONE]")], "gave up: finish_reason 'error'"),
     ],
 )
 def test_what_makes_an_answer_whole(protocol: str, pieces: list[bytes], flaw: str | None) -> None:
@@ -242,7 +288,7 @@ def test_what_makes_an_answer_whole(protocol: str, pieces: list[bytes], flaw: st
         ("openai-chat", b'event: error\ndata: {"message": "no room"}\n\n', "no room"),
         ("ollama-chat", b"{broken\n", "{broken"),
         ("ollama-chat", b'{"error":"model runner has stopped"}\n', "model runner has stopped"),
-        ("ollama-chat", b'{"done":true,"load_duration":"soon"}\n', "soon"),
+        ("ollama-chat", b'{"message":[1]}\n', "[1]"),
     ],
 )
 def test_bad_answers_are_quoted(protocol: str, piece: bytes, quoted: str) -> None:
