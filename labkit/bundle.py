@@ -239,11 +239,15 @@ def empty_folder(folder: Path) -> Path:
     """Create ``folder``; a non-empty one is refused.
 
     Raises:
-        UsageError: the folder holds something already.
+        UsageError: the folder holds something already, or cannot be made.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        used = any(folder.iterdir())
+    except OSError as error:
+        raise UsageError(f"write a run to {folder}", str(error), "name a new or empty folder") from None
+    if used:
         raise UsageError(f"write a run to {folder}", "it is not empty", "name a new or empty folder")
-    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 

@@ -44,6 +44,11 @@ def summarise(requests: pl.DataFrame, tokens: pl.DataFrame, levels: list[dict[st
     windows = measured_levels(levels)
     # the warm-up is also a repeat 0 of level 1
     measured = requests.filter(~pl.col("warmup"))
+    # a request that was in flight when the load process was killed has no count of its own
+    received = tokens.group_by(id="request_id").agg(received=pl.col("tokens").sum().cast(pl.Int64))
+    measured = measured.join(received, on="id", how="left", maintain_order="left").with_columns(
+        pl.col("output_tokens").fill_null(pl.col("received"))
+    )
     rows = measured.join(windows, on=[*_KEY, "repeat"], how="inner", maintain_order="left")
     rates = (
         rows.group_by(*_KEY, "repeat", "window_s", maintain_order=True)

@@ -35,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LabkitError as error:
         print(f"labkit: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+    except OSError as error:  # a folder that cannot be written, a pipe whose reader is gone
+        print(f"labkit: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
     return code

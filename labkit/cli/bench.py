@@ -35,6 +35,8 @@ _NAMES = {
 }
 _NVIDIA = ("/dev/nvidiactl", "/dev/dxg")  # Linux, WSL; asking the driver costs 80 ms of CPU
 _PROMPTS_PER_USER = 64  # of a run that ends by time; used over again after that
+_MOST_PROMPTS = 100_000  # of any run
+_MOST = 2**31  # above any number that an option can mean
 _TALK_S = 5.0
 
 
@@ -62,7 +64,7 @@ def add(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--think", type=_positive, default=0.0, metavar="S", help="pause of a user")
     parser.add_argument("--ramp", type=_positive, default=0.0, metavar="S", help="users start over this time")
     parser.add_argument("--timeout", type=_positive, default=600.0, metavar="S", help="of one request")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of prompts and arrivals")
     parser.add_argument("--api-key", default=os.environ.get("LABKIT_API_KEY"), help="or LABKIT_API_KEY")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the bundle, new or empty")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
@@ -70,8 +72,8 @@ def add(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    if not text.isdecimal() or not 0 < int(text) < _MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0 and below {_MOST}")
     return int(text)
 
 
@@ -116,7 +118,7 @@ async def _bench(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
 
 
 def _plan(args: argparse.Namespace, workload: Workload, rows: str) -> Plan:
-    count = args.requests or args.users * _PROMPTS_PER_USER
+    count = min(args.requests or args.users * _PROMPTS_PER_USER, _MOST_PROMPTS)
     return Plan(
         url=args.url.rstrip("/"),
         protocol=args.protocol,
@@ -246,7 +248,7 @@ def _judge(run: Run, load: LoadProcess, plan: Plan) -> int:
     _say(f"bundle: {run.path}")
     if load.broken:
         return 1
-    if requests["connect_s"].null_count() == len(requests):
+    if load.health.connections == 0:
         _say(f"no connection to {plan.url} was ever made")
         return 1
     return 0

@@ -71,10 +71,18 @@ class Plan:
         try:
             url = urlsplit(self.url)
             whole = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+            # what the request line and the Host header cannot carry as it is, or would leave out
+            whole &= not (url.query or url.username) and self.url.isprintable() and " " not in self.url
         except ValueError:  # a port that is no number
             whole = False
         if not whole:
             yield f"url {self.url!r}", "give it as http(s)://host[:port][/path]"
+        if not self.model or not self.model.isprintable():
+            yield f"model {self.model!r}", "give its name as the server knows it"
+        if not -(2**63) <= self.seed < 2**63:
+            yield f"seed {self.seed}", "it must fit into 64 bits"
+        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable()):
+            yield "an API key that no HTTP header can carry", "check it for line ends and for quotes"
         if not self.prompts:
             yield "no prompts", "give at least one"
         for name in ("users", "rate", "requests", "rounds", "seconds", "timeout_s"):
@@ -91,7 +99,11 @@ class Plan:
         if self.requests is None and self.rounds is None and self.seconds is None:
             yield "it never ends", "give requests, rounds or seconds"
         if self.arrivals == "closed":
+            if self.rate is not None:
+                yield "a rate in a closed loop", "users set its pace: give other arrivals, or no rate"
             return
+        if self.think_s or self.ramp_s:
+            yield "think or ramp in an open loop", "they belong to users of a closed loop"
         if self.rounds is not None:
             yield (
                 "rounds in an open loop",
@@ -144,7 +156,7 @@ class Tally:
 class ClientHealth:
     """How well the load process itself kept up."""
 
-    loop_lag_p50_ms: float = 0.0  # lateness of a 5 ms ticker; missed ticks count with theirs
+    loop_lag_p50_ms: float = 0.0  # lateness of a 10 ms ticker; missed ticks count with theirs
     loop_lag_p99_ms: float = 0.0
     loop_lag_max_ms: float = 0.0
     missed_ticks: int = 0

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import psutil
 import pytest
 
 from labkit.bundle import Run
+from labkit.schema import TOKEN as TOKEN_ROW
 
 from .server import Talk, serving, stream, whole
-from .test_faults import hold
+from .test_faults import HEAD, TOKEN, hold
 
 KEYS = {
     *("planned", "ok", "failed", "cancelled", "unfinished", "tokens", "duration_s", "tokens_per_s"),
@@ -140,6 +142,65 @@ async def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     assert (code, out, server.requests) == (2, "", 0)
     assert "not empty" in err
     assert os.listdir(tmp_path) == ["thesis.txt"]  # noqa: PTH208
+
+
+async def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    async with serving(whole) as server:
+        options = ("--requests", "1", "--json", "--out", str(tmp_path / "file" / "run"))
+        code, out, err = await bench(server.url, *options)
+    assert (code, out, server.requests) == (2, "", 0)
+    assert "Not a directory" in err
+    assert "Traceback" not in err
+
+
+async def test_no_request_was_due(tmp_path: Path) -> None:
+    """The server was reached, so this is no failure."""
+    async with serving(whole) as server:
+        options = ("--seconds", "0.2", "--arrivals", "poisson", "--rate", "0.0001")
+        code, out, _ = await bench(server.url, *options, "--out", str(tmp_path / "run"), "--json")
+    found = parsed(out)
+    assert (code, found["planned"], found["tokens_per_s"]) == (0, 0, None)
+
+
+async def test_the_reader_of_the_result_is_gone(tmp_path: Path) -> None:
+    async with serving(whole) as server:
+        process = await start(server.url, "--requests", "1", "--out", str(tmp_path / "run"), "--json")
+        process._transport.get_pipe_transport(1).close()
+        _, err = await process.communicate()
+    assert process.returncode == 1
+    assert b"Traceback" not in err
+    assert b"Broken pipe" in err
+
+
+async def test_the_load_process_is_killed(tmp_path: Path) -> None:
+    """What came counts."""
+    going_on = asyncio.Event()
+    tokens = tmp_path / "run" / "tokens.rows"
+
+    async def script(talk: Talk) -> None:
+        await talk.send(HEAD + TOKEN)
+        while tokens.stat().st_size == 0:  # noqa: ASYNC110  written, and told to the parent next
+            await asyncio.sleep(0.01)
+        await talk.send(TOKEN)
+        while tokens.stat().st_size == TOKEN_ROW.size:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        going_on.set()
+        await talk.reader.read()
+
+    async with serving(script) as server:
+        process = await start(server.url, "--requests", "5", "--out", str(tmp_path / "run"), "--json")
+        await going_on.wait()
+        psutil.Process(process.pid).children()[0].kill()
+        out, err = await process.communicate()
+    found = parsed(out.decode())
+    assert (process.returncode, found["planned"], found["unfinished"]) == (1, 1, 1)
+    assert b"was killed by signal 9" in err
+    assert found["duration_s"] > 0
+    assert found["tokens"] > 0
+    told = Run.load(tmp_path / "run").summary().row(0, named=True)
+    assert (told["planned"], told["unfinished"]) == (1, 1)
+    assert told["tokens_per_s"] == pytest.approx(2 / found["duration_s"], rel=1e-3)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
