@@ -137,6 +137,9 @@ class Recorder:
 
     ``run.json`` is there from the first moment and is replaced atomically at each step, so that a killed
     kernel leaves a readable bundle.
+
+    Raises:
+        BundleError: not even the first ``run.json`` can be written.
     """
 
     def __init__(
@@ -159,6 +162,8 @@ class Recorder:
             "verdict": {"word": "unknown", "reasons": ["the run has not ended"]},
         }
         self._write()
+        if self._trouble:
+            raise BundleError(f"write a run to {folder}", self._trouble, "make room, or name another folder")
 
     def gauge(self, engine: str, arm: str, values: dict[str, float | None]) -> None:
         """Append one reading of an engine's gauges; those that it lacks are left out."""
@@ -203,6 +208,9 @@ class Recorder:
         with self._disk():
             for table, frame in tables.items():
                 frame.write_parquet(self.folder / f"{table}.parquet")
+        if self._trouble:  # half a table is of no use, and run.json may need its room
+            for table in _TABLES:
+                (self.folder / f"{table}.parquet").unlink(missing_ok=True)
         self._meta["state"] = "stopped" if stopped else "complete"
         self._write()
         if self._trouble:
@@ -225,7 +233,7 @@ class Recorder:
         """A full or vanished disk must not end a measurement that is running: it is reported at the end."""
         try:
             yield
-        except OSError as error:
+        except (OSError, pl.exceptions.ComputeError) as error:  # the latter is polars' word for a full disk
             self._trouble = str(error)
 
     def _write(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import os
@@ -233,6 +234,29 @@ async def test_two_on_one_device_wait_for_each_other(tmp_path: Path) -> None:
         )
     assert all(code == 0 and parsed(out)["ok"] > 0 for code, out, _ in (first, second))
     assert sum("held by labkit bench" in err for _, _, err in (first, second)) == 1
+
+
+async def test_a_disk_that_fills_up(tiny_disk: Path) -> None:
+    folder = tiny_disk / "run"
+    async with serving(whole) as server:
+        code, out, err = await bench(server.url, "--requests", "400", "--out", str(folder), "--json")
+    assert (code, parsed(out)["ok"]) == (0, 400)
+    assert "No space left on device" in err
+    run = Run.load(folder)
+    assert 0 < len(run.requests) < 400
+    assert run.partial
+
+
+async def test_a_disk_that_is_full(tiny_disk: Path) -> None:
+    with contextlib.suppress(OSError), (tiny_disk / "film").open("wb", buffering=0) as film:
+        while film.write(b"x" * 4096):
+            pass
+    async with serving(whole) as server:
+        options = ("--requests", "1", "--out", str(tiny_disk / "run"), "--json")
+        code, out, err = await bench(server.url, *options)
+    assert (code, out, server.requests) == (1, "", 0)
+    assert "No space left on device" in err
+    assert "Traceback" not in err
 
 
 async def test_a_full_disk_is_reported(tmp_path: Path) -> None:

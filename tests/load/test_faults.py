@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -314,18 +312,6 @@ async def test_a_parent_that_does_not_read_blocks_nothing(tmp_path: Path) -> Non
     assert len(json.dumps(frames)) > 2**16  # more than the pipe holds
     last = Tally(**frames[-1]["tally"])
     assert (last.planned, last.ok, last.tokens) == (3000, 3000, 6000)
-
-
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(b"tmpfs", str(folder).encode(), b"tmpfs", 0, b"size=64k") != 0:
-        pytest.skip(f"cannot mount a small disk: {os.strerror(ctypes.get_errno())}")
-    yield folder
-    libc.umount2(str(folder).encode(), 2)
 
 
 async def test_a_full_disk_costs_rows_and_nothing_else(tiny_disk: Path) -> None:
