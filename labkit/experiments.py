@@ -36,6 +36,12 @@ PROBE_TOKENS = 8
 
 GAUGE_PERIOD_S = 1.0
 
+SETTLE_S = 0.25
+SETTLED = 0.1  # cores
+SETTLE_TRIES = 20
+"""Before a level the other engines must be at rest. vLLM's threads spin on for most of a second after their
+last step, which made Ollama's next prefill ten times longer on the 2-core reference machine."""
+
 _IDS_PER_STEP = 1_000_000  # leaves room, so that ids stay unique even if a load process is killed
 
 
@@ -215,6 +221,7 @@ class Experiment:
         return run
 
     async def _step(self, index: int, step: Step, recorder: Recorder, on_progress: OnProgress) -> None:
+        await self._settle(step.arm)
         plan = self._plan(index, step, recorder)
         eta = self._eta(recorder, index)
         cpu = host.CpuWatch(step.arm.engine.cpu_s)
@@ -245,6 +252,16 @@ class Experiment:
                 "suspect",
                 [f"{step}: the engine died, later levels of this arm are missing; its log ends: {tail}"],
             )
+
+    async def _settle(self, arm: Arm) -> None:
+        """Wait, for a few seconds at most, until the engines that are not measured now use no CPU."""
+        others = [other.engine for other in self._by_name.values() if other.engine is not arm.engine]
+        used = [engine.cpu_s() or 0.0 for engine in others]
+        for _ in range(SETTLE_TRIES if others else 0):
+            await asyncio.sleep(SETTLE_S)
+            before, used = used, [engine.cpu_s() or 0.0 for engine in others]
+            if sum(used) - sum(before) < SETTLED * SETTLE_S:
+                return
 
     def _plan(self, index: int, step: Step, recorder: Recorder) -> Plan:
         return Plan(

@@ -174,6 +174,9 @@ class ManagedEngine(Engine):
             except psutil.NoSuchProcess:
                 continue
             used += times.user + times.system
+            used += getattr(times, "children_user", 0.0) + getattr(
+                times, "children_system", 0.0
+            )  # ended ones
         return used
 
     @abstractmethod
