@@ -7,23 +7,39 @@ owner ends. The file says, for those who wait, who holds it, since when, and unt
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ipaddress
 import json
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
+from urllib.parse import urlsplit
 
 from labkit import paths
 from labkit.errors import DeviceBusy
 
+GPU_FILES = ("/dev/nvidiactl", "/dev/dxg")  # Linux, WSL; asking the driver costs 80 ms of CPU
 POLL_S = 0.1
 PATIENCE_S = 60.0
 """Shortest wait before giving up on an owner that holds the device longer than it announced."""
+
+
+def device_of(url: str) -> str:
+    """What a load on the server at ``url`` occupies: this machine's GPU or CPU, or the other machine."""
+    host = urlsplit(url).hostname or ""
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost"
+    if not local:
+        return urlsplit(url).netloc
+    return "cuda:0" if any(Path(file).exists() for file in GPU_FILES) else "cpu"
 
 
 @dataclass(frozen=True)
@@ -100,6 +116,21 @@ class DeviceLock:
             holder.sentence(self.device),
             f"stop that measurement (process {holder.pid}), then try again",
         )
+
+
+@contextlib.asynccontextmanager
+async def holding(urls: Iterable[str], *, owner: str, on_wait: Callable[[str], None]) -> AsyncIterator[None]:
+    """Hold every device that servers at these addresses compute on, always in the same order.
+
+    Args:
+        owner: the measurement's name; others are told it together with this process's number.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        for device in sorted({device_of(url) for url in urls}):
+            await stack.enter_async_context(
+                DeviceLock(device, owner=f"{owner} (pid {os.getpid()})", on_wait=on_wait)
+            )
+        yield
 
 
 def _try_lock(path: Path) -> IO[str] | None:

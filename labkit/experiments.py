@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
+import re
+import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ import httpx
 from labkit import host, verdict
 from labkit.budget import Budget
 from labkit.bundle import Recorder, Run
-from labkit.device import DeviceLock
+from labkit.device import holding
 from labkit.engines.base import Engine, EngineFacts, Served
 from labkit.engines.models import assert_same_prompt
 from labkit.errors import EngineError, ExperimentStopped, UsageError
@@ -156,39 +157,43 @@ class Experiment:
         """The load process of the level that is running, None between levels."""
         return None if self._load is None else self._load.pid
 
-    async def run(self, on_progress: OnProgress = lambda _progress: None) -> Run:
+    async def run(self, on_progress: OnProgress = lambda _progress: None, *, held: bool = False) -> Run:
         """Measure, write the bundle and return the run with its verdict.
+
+        Args:
+            held: the caller holds the devices of all arms already (:func:`labkit.device.holding`).
 
         Raises:
             ExperimentStopped: stop() came before the first level had begun.
             UsageError: live and simulated engines in one experiment.
             UnfairPair: the arms count different prompt tokens for the same question.
         """
+        if held:
+            return await self._run(on_progress)
+        urls = [arm.engine.url for arm in self._by_name.values()]
+        async with holding(urls, owner=self.name, on_wait=lambda sentence: on_progress(Progress(sentence))):
+            return await self._run(on_progress)
+
+    async def _run(self, on_progress: OnProgress) -> Run:
         facts = {name: await self._facts(arm) for name, arm in self._by_name.items()}
         kinds = {f.kind for f in facts.values()}
         if len(kinds) > 1:
             raise UsageError(
                 f"run {self.name}", "live and simulated engines in one run", "use one kind for all"
             )
-        device = next(iter(facts.values())).device or "cpu"
-        on_wait = _waiting(on_progress, len(self.steps))
-        async with DeviceLock(device.split()[0], owner=f"{self.name} (pid {os.getpid()})", on_wait=on_wait):
-            await self._same_prompts()
-            recorder = Recorder(
-                self.folder,
-                kind=kinds.pop(),
-                arms={
-                    name: {
-                        "engine": arm.engine.name,
-                        "settings": arm.settings,
-                        "facts": facts[name].as_dict(),
-                    }
-                    for name, arm in self._by_name.items()
-                },
-                workload={**self.workload.as_dict(), "experiment": self.name, "budget": self.budget.name},
-                seed=self.seed,
-            )
-            return await self._measure(recorder, on_progress)
+        await self._same_prompts()
+        before = {name: await arm.engine.served() for name, arm in self._by_name.items()}
+        recorder = Recorder(
+            self.folder,
+            kind=kinds.pop(),
+            arms={
+                name: {"engine": arm.engine.name, "settings": arm.settings, "facts": facts[name].as_dict()}
+                for name, arm in self._by_name.items()
+            },
+            workload={**self.workload.as_dict(), "experiment": self.name, "budget": self.budget.name},
+            seed=self.seed,
+        )
+        return await self._measure(recorder, before, on_progress)
 
     async def _facts(self, arm: Arm) -> EngineFacts:
         await arm.engine.load(arm.model)
@@ -200,8 +205,7 @@ class Experiment:
         if len(sides) > 1:
             await assert_same_prompt(sides, self.workload.prompts(1, "token count")[0].messages)
 
-    async def _measure(self, recorder: Recorder, on_progress: OnProgress) -> Run:
-        before = {name: await arm.engine.served() for name, arm in self._by_name.items()}
+    async def _measure(self, recorder: Recorder, before: dict[str, Served], on_progress: OnProgress) -> Run:
         done = 0
         for index, step in enumerate(self.steps):
             if self._stopping:
@@ -212,9 +216,10 @@ class Experiment:
             eta = self._eta(recorder, index + 1)
             on_progress(Progress(str(step), done, len(self.steps), eta, step, run=recorder.so_far()))
         if not recorder.levels:
+            shutil.rmtree(recorder.folder)
             raise ExperimentStopped(f"run {self.name}", "stopped before the first level", "press Run again")
         for arm in self._by_name.values():
-            recorder.artefact(f"{arm.engine.name}.log", "\n".join(arm.engine.log_tail(2000)))
+            recorder.artefact(re.sub(r"\W+", "-", arm.name) + ".log", "\n".join(arm.engine.log_tail(2000)))
         judged = await self._judge(recorder, before)
         run = recorder.finish(judged, stopped=self._stopping)
         on_progress(Progress("stopped" if self._stopping else "done", done, len(self.steps), 0.0, run=run))
@@ -258,6 +263,8 @@ class Experiment:
         others = [other.engine for other in self._by_name.values() if other.engine is not arm.engine]
         used = [engine.cpu_s() or 0.0 for engine in others]
         for _ in range(SETTLE_TRIES if others else 0):
+            if self._stopping:
+                return
             await asyncio.sleep(SETTLE_S)
             before, used = used, [engine.cpu_s() or 0.0 for engine in others]
             if sum(used) - sum(before) < SETTLED * SETTLE_S:
@@ -359,10 +366,6 @@ def _answers(step: Step) -> int:
 
 def _warm_up(arms: Sequence[Arm]) -> list[Step]:
     return [Step(arm, 1, 0, {"users": 1, "requests": PROBES}, "warm-up") for arm in arms]
-
-
-def _waiting(on_progress: OnProgress, total: int) -> Callable[[str], None]:
-    return lambda sentence: on_progress(Progress(sentence, 0, total))
 
 
 @contextlib.asynccontextmanager

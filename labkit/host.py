@@ -25,12 +25,13 @@ def describe() -> dict[str, Any]:
 
 
 def busy_s() -> float:
-    """CPU seconds that all cores together have spent at work since boot, with those that other virtual
+    """CPU seconds that our cores together have spent at work since boot, with those that other virtual
     machines took from this one."""
-    times = psutil.cpu_times()
-    return float(
-        sum(getattr(times, kind, 0.0) for kind in ("user", "nice", "system", "irq", "softirq", "steal"))
-    )
+    per_core = psutil.cpu_times(percpu=True)
+    if hasattr(os, "sched_getaffinity"):  # a container's neighbours are not our business
+        per_core = [per_core[core] for core in os.sched_getaffinity(0)]
+    kinds = ("user", "nice", "system", "irq", "softirq", "steal")
+    return float(sum(getattr(times, kind, 0.0) for times in per_core for kind in kinds))
 
 
 def cores() -> int:

@@ -18,11 +18,12 @@ from labkit import budget as budgets
 from labkit import claims, exercises, experiments, paths
 from labkit.budget import Budget
 from labkit.bundle import Run, read_meta
+from labkit.device import holding
 from labkit.engines import hardware, install, models, process
-from labkit.engines.base import Engine
+from labkit.engines.managed import ManagedEngine
 from labkit.engines.ollama import Ollama
 from labkit.engines.vllm import VLLM
-from labkit.errors import NotInstalled, UsageError
+from labkit.errors import BundleError, NotInstalled, UsageError
 from labkit.experiments import Arm, Experiment, OnProgress, Progress
 from labkit.live.gap import GapView
 from labkit.live.view import RunView
@@ -83,25 +84,25 @@ class Lab:
         }
         self._urls = urls
         self._found = {name: url or install.FINDERS[name]() for name, url in urls.items()}
-        if missing := [name for name, found in self._found.items() if found is None]:
-            raise NotInstalled(
-                "open the lab with real engines",
-                f"not on this machine: {', '.join(missing)}",
-                "make engines; or name servers that run already in LABKIT_OLLAMA_URL and LABKIT_VLLM_URL",
-            )
+        if not any(self._found.values()):
+            raise _missing("open the lab with real engines", *self._found)
+        self._swept: dict[str, dict[str, Any]] = {}  # settings that sweeps have started engines with
+        self._by_hand: dict[str, dict[str, Any]] = {}  # and those that the learner has
         self.ollama = Ollama(urls["ollama"], api_key=api_key)
         self.vllm = VLLM(urls["vllm"], api_key=api_key)
         display(self, metadata={"labkit": {"depth": self.depth}})  # type: ignore[no-untyped-call]
 
     def __repr__(self) -> str:
-        found = "; ".join(f"{name}: {where}" for name, where in self._found.items())
+        found = "; ".join(f"{name}: {where or 'not installed'}" for name, where in self._found.items())
         return (
             f"labkit, {self.depth}: real engines. {found}. "
             f"Budget {self.budget.name}: users {self._users()}. Seed {self.seed}."
         )
 
     def _repr_html_(self) -> str:
-        found = "".join(f"<li>{name}: {escape(str(where))}</li>" for name, where in self._found.items())
+        found = "".join(
+            f"<li>{name}: {escape(str(where or 'not installed'))}</li>" for name, where in self._found.items()
+        )
         return (
             f"<p><b>{self.depth}</b>: real engines on this machine answer</p><ul>{found}"
             f"<li>budget <b>{self.budget.name}</b>: users {self._users()}, seed {self.seed}</li></ul>"
@@ -128,7 +129,8 @@ class Lab:
             users: levels (default: :meth:`levels`); the view's control cuts them off at the top.
             pair: "fair" or "4bit", see :data:`PAIRS`.
             workload: default: stories of 64 tokens.
-            ollama, vllm: settings to start the engines with.
+            ollama, vllm: settings to start the engines with (default: those that the engine was last
+                started with by hand, as by ``await lab.ollama.restart(num_parallel=4)``, else labkit's).
             name: of the experiment; a view of this name that is still running is stopped first.
 
         Raises:
@@ -137,13 +139,19 @@ class Lab:
         levels = sorted(set(users if users is not None else self.levels()))
         if unknown := set(engines) - set(ENGINES):
             raise UsageError(f"sweep over {unknown.pop()}", "no such engine", f"one of {', '.join(ENGINES)}")
+        if missing := [name for name in engines if self._found[name] is None]:
+            raise _missing(f"sweep over {', '.join(engines)}", *missing)
         if pair not in PAIRS:
             raise UsageError(f"sweep over the pair {pair!r}", "no such pair", f"one of {', '.join(PAIRS)}")
         if not levels or min(levels) < 1:
             raise UsageError(f"sweep over users {levels}", "a level has at least one user", "users=[1, 4]")
-        settings = {"ollama": dict(ollama or {}), "vllm": dict(vllm or {})}
+        asked = {"ollama": ollama, "vllm": vllm}
         sides = [
-            _Side(engine, settings[engine.name], given=self._urls[engine.name] is not None)
+            _Side(
+                engine,
+                self._settings(engine, asked[engine.name]),
+                given=self._urls[engine.name] is not None,
+            )
             for engine in self._engines(engines)
         ]
         job = _Sweep(self, name, sides, levels, PAIRS[pair], workload or Workload())
@@ -168,8 +176,9 @@ class Lab:
             UsageError: there is none.
         """
         for folder in sorted(paths.runs().glob(f"{name}-[0-9]*"), reverse=True):
-            if (folder / "run.json").exists() and read_meta(folder)["state"] == "complete":
-                return Run.load(folder)
+            with contextlib.suppress(BundleError):  # a damaged or newer one is not the one that is meant
+                if read_meta(folder)["state"] == "complete":
+                    return Run.load(folder)
         raise UsageError(
             f"find the last run of {name}", f"no whole one in {paths.runs()}", "run its notebook first"
         )
@@ -201,8 +210,15 @@ class Lab:
             for engine in self._engines(ENGINES):
                 await engine.stop()
 
-    def _engines(self, names: Sequence[str]) -> list[Engine]:
-        known: dict[str, Engine] = {"ollama": self.ollama, "vllm": self.vllm}
+    def _settings(self, engine: ManagedEngine, asked: Mapping[str, Any] | None) -> dict[str, Any]:
+        if asked is not None:
+            return dict(asked)
+        if engine.asked != self._swept.get(engine.name, {}):
+            self._by_hand[engine.name] = engine.asked
+        return dict(self._by_hand.get(engine.name, {}))
+
+    def _engines(self, names: Sequence[str]) -> list[ManagedEngine]:
+        known: dict[str, ManagedEngine] = {"ollama": self.ollama, "vllm": self.vllm}
         return [known[name] for name in names]
 
     def _users(self) -> str:
@@ -211,7 +227,7 @@ class Lab:
 
 @dataclass(frozen=True)
 class _Side:
-    engine: Engine
+    engine: ManagedEngine
     settings: dict[str, Any]
     given: bool  # named by its URL: it has its files already, and nobody here can look at them
 
@@ -230,7 +246,9 @@ class _Sweep:
 
     async def start(self, top: int, report: OnProgress) -> Run:
         """Measure the levels up to ``top``."""
-        async with _turn(report):
+        urls = [side.engine.url for side in self.sides]
+        # held from here on: starting an engine takes as much of the machine as measuring one
+        async with _turn(report), holding(urls, owner=self.name, on_wait=lambda line: report(Progress(line))):
             arms, files = zip(*[await self._arm(side, report) for side in self.sides], strict=True)
             if self.model == PAIRS["fair"]:
                 models.assert_same_weights([side for side in files if side is not None])
@@ -242,7 +260,7 @@ class _Sweep:
                 seed=self.lab.seed,
                 folder=paths.runs() / f"{self.name}-{datetime.now():%Y%m%d-%H%M%S-%f}",
             )
-            return await self.experiment.run(report)
+            return await self.experiment.run(report, held=True)
 
     def halt(self) -> None:
         """End the experiment early and keep what came."""
@@ -257,6 +275,7 @@ class _Sweep:
 
         if engine.name == "ollama":
             await engine.start(progress=say, **side.settings)
+            self.lab._swept["ollama"] = engine.asked
             model = await models.ensure(self.model, engine=engine, progress=say)
             await engine.load(model.served_name, progress=say)
             slots = (await engine.facts()).slots
@@ -265,6 +284,7 @@ class _Sweep:
         files = None if side.given else await models.ensure(self.model, progress=say)
         await engine.start(model=self.model, progress=say, **side.settings)
         served = models.find(self.model).vllm.name
+        self.lab._swept["vllm"] = engine.asked
         return Arm("vLLM", engine, served, files.source if files else None, side.settings), files
 
 
@@ -282,6 +302,14 @@ async def _turn(report: OnProgress) -> AsyncIterator[None]:
         yield
     finally:
         Lab._running.discard(mine)
+
+
+def _missing(tried: str, *names: str) -> NotInstalled:
+    return NotInstalled(
+        tried,
+        f"not on this machine: {', '.join(names)}",
+        "make engines; or name servers that run already in LABKIT_OLLAMA_URL and LABKIT_VLLM_URL",
+    )
 
 
 def _check_mode(mode: str) -> None:

@@ -68,9 +68,21 @@ def test_a_missing_engine_is_named_with_the_command_that_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    lab = Lab(vllm_url=URLS["vllm_url"])
+    assert "ollama: not installed" in repr(lab)
     with pytest.raises(NotInstalled, match="not on this machine: ollama") as caught:
-        Lab(vllm_url=URLS["vllm_url"])
+        lab.sweep()
     assert "make engines" in caught.value.fix
+
+
+def test_settings_of_a_start_by_hand_hold_until_a_sweep_names_others() -> None:
+    lab = Lab(**URLS)
+    assert lab._settings(lab.ollama, None) == {}
+    lab.ollama._asked = {"num_parallel": 4}  # as a restart by hand leaves it
+    assert lab._settings(lab.ollama, None) == {"num_parallel": 4}
+    assert lab._settings(lab.ollama, {"num_parallel": 8}) == {"num_parallel": 8}
+    lab.ollama._asked = lab._swept["ollama"] = {"num_parallel": 8}  # as that sweep leaves it
+    assert lab._settings(lab.ollama, None) == {"num_parallel": 4}
 
 
 @pytest.mark.parametrize("mode", ["simulated", "recorded", "fast"])

@@ -155,6 +155,11 @@ class ManagedEngine(Engine):
             return False
         return answer.status_code == httpx.codes.OK and word in answer.text
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """Settings that the present or next server was asked to have; what it has is in its facts."""
+        return {name: value for name, value in self._asked.items() if name != "model"}
+
     def log_tail(self, n: int = 20) -> list[str]:
         """See :meth:`Engine.log_tail`."""
         return process.tail(self._state.log, n) if self._state else []
