@@ -39,7 +39,7 @@ TTFT_MS, GAP_MS, TOKENS = 200.0, 20.0, 64
 ROUNDS = {16: 8, 256: 4, 1000: 3}
 SERVER_LATE_MS = 1.0
 
-AIMS = [  # cell, what, value of labkit, limit; from the issue that asked for this benchmark
+AIMS = [  # cell, what, value of labkit, limit
     ("fixed", "load process, CPU s", "load_cpu_s", 0.35),
     ("fixed", "load process, peak MiB", "load_rss_mib", 50.0),
     ("fixed", "whole command, CPU s", "cpu_s", 1.0),
