@@ -23,7 +23,7 @@ from types import ModuleType
 from labkit import paths
 from labkit.engines import install_ollama, install_vllm
 from labkit.engines.base import Progress, quiet
-from labkit.engines.install_steps import Pins, Plan, gigabytes, only_one, provide
+from labkit.engines.install_steps import Pins, Plan, gigabytes, log_file, only_one, provide
 from labkit.errors import InstallFailed, UsageError
 
 RECORD = "labkit-install.json"
@@ -137,8 +137,7 @@ def _install(
     progress(plan.price())
     if not yes and ask is not None and not ask("Go on?"):
         raise UsageError(f"install {plan.engine}", "the answer was no", "nothing was changed")
-    log = paths.home() / "logs" / f"install-{name}.log"
-    provide(plan.needs, log, progress)
+    provide(plan.needs, log_file(name), progress)
     for left in engines_home().glob(f".building-{name}-*"):
         shutil.rmtree(left)  # of an install that was killed
     work = Path(tempfile.mkdtemp(prefix=f".building-{name}-", dir=engines_home()))

@@ -21,6 +21,7 @@ from labkit.engines.install_steps import (
     GIT,
     Pins,
     Plan,
+    doubt,
     download,
     environment,
     log_file,
@@ -76,7 +77,7 @@ def plan(pins: Pins, engines: Path, progress: Progress) -> Plan:
     return Plan(
         "Ollama",
         pins["version"],
-        "compiled from source for this CPU",
+        "compiled from source for this CPU" + doubt(source, "online"),
         folders(pins, engines)[0],
         source["download_mb"],
         source["disk_mb"],
@@ -97,7 +98,7 @@ def _release(pins: Pins, archive: Pins, engines: Path) -> Plan:
     return Plan(
         "Ollama",
         pins["version"],
-        "official release archive",
+        "official release archive" + doubt(release, "online"),
         folders(pins, engines)[1],
         archive["download_mb"],
         archive["disk_mb"],

@@ -65,6 +65,11 @@ class Plan:
         )
 
 
+def doubt(way: Pins, where: str) -> str:
+    """What a plan's route adds for a way that ``data/engines.toml`` does not call verified."""
+    return "" if way["verified"] else f", not yet verified {where}"
+
+
 def gigabytes(megabytes: float) -> str:
     """``megabytes`` (10^6 bytes) for people."""
     return f"{megabytes / 1000:.1f} GB" if megabytes >= 1000 else f"{megabytes:.0f} MB"

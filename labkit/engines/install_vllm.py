@@ -8,7 +8,7 @@ from pathlib import Path
 
 from labkit.engines import hardware
 from labkit.engines.base import Progress
-from labkit.engines.install_steps import NUMA, Pins, Plan, environment, log_file, run_step, uv
+from labkit.engines.install_steps import NUMA, Pins, Plan, doubt, environment, log_file, run_step, uv
 from labkit.errors import InstallFailed
 
 NEWS = ("Resolved", "Downloading", "Downloaded", "Prepared", "Installed", "Bytecode")
@@ -45,7 +45,8 @@ def plan(pins: Pins, engines: Path, progress: Progress) -> Plan:
         )
     folder = folders(pins, engines)[0]
     if hardware.gpus():
-        return _plan(pins, pins["cuda"], "for the NVIDIA GPU (not yet verified on one)", folder, ())
+        cuda = pins["cuda"]
+        return _plan(pins, cuda, "for the NVIDIA GPU" + doubt(cuda, "on a GPU"), folder, ())
     if platform.machine() == "x86_64" and "avx2" not in hardware.cpu_flags():
         raise InstallFailed(
             "install vLLM",
@@ -54,8 +55,10 @@ def plan(pins: Pins, engines: Path, progress: Progress) -> Plan:
         )
     cpu = pins["cpu"]
     if _reaches_small_torch(cpu, progress):
-        return _plan(pins, {**cpu, **cpu["small_torch"]}, "CPU build, CPU-only torch", folder, SMALL_TORCH)
-    return _plan(pins, cpu, "CPU build, default torch", folder, ())
+        small = {**cpu, **cpu["small_torch"]}
+        route = "CPU build, CPU-only torch" + doubt(small, "online")
+        return _plan(pins, small, route, folder, SMALL_TORCH)
+    return _plan(pins, cpu, "CPU build, default torch" + doubt(cpu, "online"), folder, ())
 
 
 def _plan(pins: Pins, build: Pins, route: str, folder: Path, extra: tuple[str, ...]) -> Plan:

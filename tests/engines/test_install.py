@@ -180,6 +180,19 @@ def test_vllm_on_path_is_found_by_its_python(
     assert install.find_vllm() == (env / "bin" / "python")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="apt")
+def test_a_bare_machine_with_root_gets_its_system_packages(
+    plan: Plan, home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    apt = tmp_path / "apt-get"
+    apt.write_text('#!/bin/sh\necho "$@"\n')
+    apt.chmod(0o755)
+    use(plan, monkeypatch, needs=[SystemPackage("g++", "compiles", lambda: False)])
+    install.install("ollama", yes=True)
+    assert "install -y --no-install-recommends g++" in (home / "logs" / "install-ollama.log").read_text()
+
+
 def test_missing_system_packages_name_the_one_command(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     needs = [SystemPackage("g++", "compiles", lambda: False), SystemPackage("git", "patches", lambda: True)]
@@ -219,7 +232,7 @@ def test_an_archive_with_another_digest_is_refused(
     wanted = hashlib.sha256(b"cut short").hexdigest()
     (folder / "sha256sum.txt").write_text(f"{'0' * 64}  ./other.zip\n{wanted}  ./ollama.tgz\n")
     offered = install_ollama.plan(pins, tmp_path, quiet)
-    assert offered.route == "official release archive"
+    assert offered.route == "official release archive, not yet verified online"
     with pytest.raises(InstallFailed, match=f"published one is {wanted}"):
         offered.build(tmp_path, quiet)
     assert not (tmp_path / "ollama.tgz").exists()
