@@ -203,10 +203,10 @@ async def folder_from_hub(
 
     Args:
         size: of the whole download, in bytes, for the progress lines.
-        pins: digests of files by what a mirror says that it has them from.
+        pins: digests of files by source, a repository's without its commit.
 
     Raises:
-        Unavailable: not reachable, or no such repository.
+        Unavailable: not reachable, no such repository, or a mirror that has it from none of ``pins``.
         ModelError: a file is not the pinned one.
     """
     env = {"HF_HUB_OFFLINE": "0", "HF_HUB_ETAG_TIMEOUT": "10", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
@@ -225,7 +225,12 @@ async def folder_from_hub(
         if passed_on.is_file():
             source = Record(**json.loads(passed_on.read_text())).source
             passed_on.unlink()
-        return publish(built, target, source, pins.get(source, {}))
+        pinned = pins.get(source.partition("@")[0])
+        if endpoint is not None and pinned is None:
+            raise Unavailable(
+                f"use {repo} of {endpoint}", f"data/models.toml has no source called {source!r}"
+            )
+        return publish(built, target, source, pinned or {})
 
 
 async def _watch(folder: Path, total: int, progress: Progress) -> None:

