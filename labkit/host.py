@@ -34,11 +34,16 @@ def busy_s() -> float:
     return float(sum(getattr(times, kind, 0.0) for times in per_core for kind in kinds))
 
 
+def core_ids() -> list[int]:
+    """Numbers of the cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
 def cores() -> int:
     """Cores that this process may run on, which under a container can be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(core_ids())
 
 
 def cpu_model() -> str:

@@ -86,6 +86,10 @@ class SmallEngine(Engine):
             runner, self._runner = self._runner, None
             await runner.cleanup()
 
+    async def restart(self, *, progress: Progress = quiet, **settings: Any) -> EngineFacts:
+        await self.stop()
+        return await self.start()
+
     async def ready(self) -> bool:
         return self._runner is not None
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -77,6 +78,22 @@ def test_an_engine_is_told_by_its_program_not_by_its_arguments(tmp_path: Path) -
             child.stdout.readline()
             assert bool(doctor.ENGINE_PROCESS.search(doctor._command(psutil.Process(child.pid)))) is engine
             child.kill()
+
+
+def test_a_listener_without_a_visible_owner_is_told_and_one_that_ended_voids_nothing() -> None:
+    def listener(address: str, port: int, pid: int | None) -> SimpleNamespace:
+        laddr = SimpleNamespace(ip=address, port=port)
+        return SimpleNamespace(status=psutil.CONN_LISTEN, laddr=laddr, pid=pid)
+
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+    sockets = [
+        listener("10.0.0.1", 11434, ended.pid),
+        listener("0.0.0.0", 11434, None),
+        listener("127.0.0.1", 8000, None),
+        listener("::", 22, None),
+    ]
+    assert doctor._reachable(sockets) == ([], ["0.0.0.0:11434"])
 
 
 @pytest.mark.engines

@@ -100,10 +100,9 @@ class Engine(ABC):
             StopFailed: something survived SIGINT and SIGKILL.
         """
 
+    @abstractmethod
     async def restart(self, *, progress: Progress = quiet, **settings: Any) -> EngineFacts:
         """Stop, then start with the present settings changed by these."""
-        await self.stop(progress=progress)
-        return await self.start(progress=progress, **settings)
 
     @abstractmethod
     async def ready(self) -> bool:

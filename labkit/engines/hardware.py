@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 import re
 from contextlib import suppress
@@ -49,13 +48,6 @@ def gpus() -> list[Gpu]:
         ]
     finally:
         pynvml.nvmlShutdown()
-
-
-def core_ids() -> list[int]:
-    """Numbers of the cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 def cpu_flags() -> frozenset[str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 import httpx
 import psutil
@@ -18,9 +19,8 @@ import psutil
 from labkit.engines import install, process
 from labkit.engines.base import Engine, EngineFacts, Progress, quiet
 from labkit.engines.causes import Cause
+from labkit.engines.ports import LOOPBACK
 from labkit.errors import EngineError, ModelError, NotInstalled, StartFailed, UsageError
-
-LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,8 @@ class ManagedEngine(Engine):
     health: ClassVar[tuple[str, str]]
     causes: ClassVar[Sequence[Cause]]
 
+    _on_ports: ClassVar[WeakSet[ManagedEngine]] = WeakSet()  # objects with a port of their own
+
     def __init__(
         self,
         url: str | None = None,
@@ -89,6 +91,8 @@ class ManagedEngine(Engine):
         self._port = port
         self._asked: dict[str, Any] = {}
         self._state: process.ServerState | None = None
+        if port is not None:
+            self._on_ports.add(self)
 
     @classmethod
     def attached(cls, state: process.ServerState) -> Self:
@@ -102,13 +106,15 @@ class ManagedEngine(Engine):
         """Use a server with these settings, or start one.
 
         In this order: the server of the given URL; one of labkit's with the same settings; if no settings are
-        asked for, any that answers on the port; else a new one, on a free port if that one is taken.
+        asked for, any that answers on the port; else a new one, in place of this kernel's earlier one, on a
+        free port if that one is taken.
 
         Raises:
             UsageError: unknown setting, impossible value, or a setting that the given URL's server has not.
             NotInstalled: the engine is not on this machine.
             StartFailed: see :func:`labkit.engines.process.launch`; or nothing answers at the given URL; or
                 there is not enough memory beside what runs already.
+            EngineDied: the server with these settings was still starting, and ended.
         """
         wanted = self._wanted(settings)
         if self._pinned:
@@ -118,14 +124,15 @@ class ManagedEngine(Engine):
         state = self._fitting(wanted)
         if state is not None:
             progress(f"{self.name}: using the server on port {state.port}, its settings fit")
+            self._adopt(state)
+            await self._until_ready(state, wanted)
         elif await self._stranger_fits(wanted):
             progress(f"{self.name}: using {self.url} as it is, labkit did not start it")
             return await self.facts()
         else:
-            self._state = self._state or process.inherited(self.name)
+            self._state = self._state or self._inherited()
             await self.stop(progress=progress)
-            state = await self._launch(wanted, progress)
-        self._adopt(state)
+            self._adopt(await self._launch(wanted, progress))
         return await self.facts()
 
     async def restart(self, *, progress: Progress = quiet, **settings: Any) -> EngineFacts:
@@ -243,6 +250,35 @@ class ManagedEngine(Engine):
             if ours and there and same:
                 return state
         return None
+
+    async def _until_ready(self, state: process.ServerState, wanted: Wanted) -> None:
+        """Wait for a server that another program, or another cell, may still be starting."""
+        if await self.ready():
+            return
+        deadline_s = wanted.command(state.port).deadline_s
+        try:
+            async with asyncio.timeout(deadline_s):
+                while not await self.ready():
+                    if not self.alive():
+                        raise process.died(state, self.causes)
+                    await asyncio.sleep(process.POLL_S)
+        except TimeoutError:
+            raise StartFailed(
+                f"use the {self.title} that was started on port {state.port}",
+                f"not ready after {deadline_s:.0f} s, see {state.log}",
+                f"labkit engines stop {self.name}",
+            ) from None
+
+    def _inherited(self) -> process.ServerState | None:
+        """The kernel's server that this object replaces: of an earlier notebook or an earlier cell.
+
+        Not one that another object was asked to have on a port of its own.
+        """
+        if self.owner != "kernel":
+            return None
+        others = {engine._state.port for engine in self._on_ports if engine is not self and engine._state}
+        ports = {state.port for state in process.states(self.name)} - others
+        return process.inherited(self.name, ports if self._port is None else {self._port})
 
     async def _stranger_fits(self, wanted: Wanted) -> bool:
         """Whether somebody else's server is up where ours would go, and is all that is asked for."""

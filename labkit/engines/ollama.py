@@ -7,7 +7,6 @@ works for servers that labkit started.
 
 from __future__ import annotations
 
-import re
 import time
 from functools import partial
 from pathlib import Path
@@ -17,11 +16,12 @@ import httpx
 import psutil
 
 from labkit import paths
-from labkit.engines import ollama_log
+from labkit.engines import ollama_log, supervisor
 from labkit.engines.base import EngineFacts, Gauges, Progress, Served, quiet
 from labkit.engines.causes import evidence
 from labkit.engines.managed import Command, ManagedEngine, Wanted
 from labkit.engines.ollama_settings import CAUSES, OllamaSettings
+from labkit.engines.ollama_store import weights_blob
 from labkit.errors import EngineError, ModelError
 
 __all__ = ["Ollama", "OllamaSettings", "models_folder"]
@@ -48,6 +48,8 @@ class Ollama(ManagedEngine):
     default_port = 11434
     health = ("/api/version", "version")
     causes = CAUSES
+
+    _seen: tuple[tuple[psutil.Process, ollama_log.Child], ...] = ()
 
     def _wanted(self, settings: dict[str, Any]) -> Wanted:
         wanted = OllamaSettings.of(settings)
@@ -86,6 +88,7 @@ class Ollama(ManagedEngine):
             seen, fix = evidence(self._state.log, CAUSES) if self._state else ("", "look into Ollama's log")
             raise EngineError(f"load {model} into Ollama at {self.url}", answer.text + seen, fix)
         self.model = model
+        self._seen = ()
         took = time.monotonic() - started
         progress(f"ollama: {model} loaded in {took:.1f} s")
         return took
@@ -103,7 +106,7 @@ class Ollama(ManagedEngine):
             shown = (await client.post("/api/show", json={"model": name})) if name else None
         read: dict[str, tuple[Any, str]] = {"version": (version, "/api/version")}
         if name is not None and shown is not None and shown.is_success:
-            blob = _blob(shown.json()["modelfile"])
+            blob = weights_blob(shown.json()["modelfile"])
             details = shown.json()["details"]
             read |= {
                 "model": (name, "the name it was loaded by" if self.model else "/api/ps"),
@@ -118,7 +121,9 @@ class Ollama(ManagedEngine):
 
     async def gauges(self) -> Gauges:
         """Slots at work, from the child's ``/slots``; Ollama counts neither its queue nor its cache."""
-        children = self._children()
+        if not self._seen or not all(supervisor.alive(member) for member, _ in self._seen):
+            self._children()  # walks over all processes: once a child, not once a reading
+        children = [child for _, child in self._seen]
         slots: list[dict[str, Any]] = []
         try:
             async with self._client(2) as client:
@@ -169,13 +174,9 @@ class Ollama(ManagedEngine):
             except psutil.NoSuchProcess:
                 continue
             if child is not None:
-                found.append(child)
-        return found
-
-
-def _blob(modelfile: str) -> str | None:
-    found = re.search(r"^FROM .*sha256[-:]([0-9a-f]{64})$", modelfile, re.MULTILINE)
-    return found[1] if found else None
+                found.append((member, child))
+        self._seen = tuple(found)
+        return [child for _, child in found]
 
 
 def _same(name: str, other: str) -> bool:

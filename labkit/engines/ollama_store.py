@@ -35,6 +35,12 @@ class Stored:
     licence: str
 
 
+def weights_blob(modelfile: str) -> str | None:
+    """SHA-256 of the weights file that a modelfile of ``/api/show`` names; None if it names none."""
+    found = re.search(r"^FROM .*sha256[-:]([0-9a-f]{64})$", modelfile, re.MULTILINE)
+    return found[1] if found else None
+
+
 class OllamaStore:
     """Models of one running Ollama server. Use it with :func:`ollama_store`."""
 
@@ -48,10 +54,10 @@ class OllamaStore:
         if manifest is None:
             return None
         shown = (await self._client.post("/api/show", json={"model": name})).raise_for_status().json()
-        blob = re.search(r"^FROM .*sha256[-:]([0-9a-f]{64})$", shown["modelfile"], re.MULTILINE)
+        blob = weights_blob(shown["modelfile"])
         if blob is None:
             raise ModelError(f"read which file {name} is in Ollama", shown["modelfile"][:300])
-        return Stored(manifest, blob[1], shown["details"]["quantization_level"], shown.get("license", ""))
+        return Stored(manifest, blob, shown["details"]["quantization_level"], shown.get("license", ""))
 
     async def pull(self, name: str, progress: Progress, *, mirror: str | None = None) -> None:
         """`ollama pull` from Ollama's registry, or through ``mirror`` (HOST:PORT) under the same name.

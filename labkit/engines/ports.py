@@ -7,6 +7,9 @@ from contextlib import closing
 
 import psutil
 
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+"""Host names of this machine as URLs have them; no proxy is asked for these."""
+
 
 def is_free(port: int) -> bool:
     """Whether a server can listen on this loopback port now."""

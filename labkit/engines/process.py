@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, Any, Literal, cast
@@ -126,11 +126,16 @@ def states(engine: str | None = None) -> list[ServerState]:
     return sorted(found, key=lambda state: state.started_at)
 
 
-def inherited(engine: str) -> ServerState | None:
-    """A server that an earlier notebook of the same runner left up; there is none without a runner."""
+def inherited(engine: str, ports: Container[int] | None = None) -> ServerState | None:
+    """A kernel's server that ends with the same process as this one's: started by this process itself, or by
+    an earlier notebook of the same runner.
+
+    Args:
+        ports: look at the servers on these ports only.
+    """
     for state in states(engine):
         ours = state.owner == "kernel" and state.owner_pid == owner_pid()
-        if ours and state.supervisor_pid not in _supervisors:
+        if ours and (ports is None or state.port in ports):
             return state
     return None
 
@@ -203,7 +208,7 @@ async def launch(
 
 
 async def terminate(state: ServerState, *, grace_s: float = GRACE_S, progress: Progress = quiet) -> None:
-    """Stop a server and everything it started, and prove it: port free, processes gone, memory returned.
+    """Stop a server and everything it started, and prove it: port free, processes gone.
 
     Cancelling the wait does not call off the stop.
 
@@ -304,7 +309,7 @@ def _start_supervisor(described: Mapping[str, Any], env: Mapping[str, str]) -> s
 
 def _terminate(state: ServerState, grace_s: float) -> str:
     members = state.family()
-    before = _memory_mib(members)
+    before = _available_mib()
     root = state._supervisor() or state.process()
     survivors = supervisor.stop_family(root, state.pid, grace_s) if root else []
     tried = f"stop {state.engine} on port {state.port}"
@@ -317,7 +322,7 @@ def _terminate(state: ServerState, grace_s: float) -> str:
         raise StopFailed(tried, f"its processes are gone, but {owner} listens on the port", f"stop {owner}")
     return (
         f"{state.engine}: stopped, port {state.port} free, {len(members)} processes gone, "
-        f"memory {before:.0f} → {_memory_mib(members):.0f} MiB"
+        f"memory available {before:.0f} → {_available_mib():.0f} MiB"
     )
 
 
@@ -349,14 +354,9 @@ def _starting_on(port: int) -> str | None:
     return names[0] if names else None
 
 
-def _memory_mib(processes: Sequence[psutil.Process]) -> float:
-    total = 0
-    for process in processes:
-        try:
-            total += process.memory_info().rss
-        except psutil.NoSuchProcess:
-            continue
-    return total / 2**20
+def _available_mib() -> float:
+    """Of the whole machine: other programs move it too."""
+    return float(psutil.virtual_memory().available) / 2**20
 
 
 def _forget(child: subprocess.Popen[bytes]) -> None:

@@ -17,9 +17,11 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from labkit import host
 from labkit.engines import hardware, model_files, model_table
 from labkit.engines.base import EngineFacts, Gauges, Progress, Served, quiet
-from labkit.engines.managed import LOOPBACK, Command, ManagedEngine, Wanted
+from labkit.engines.managed import Command, ManagedEngine, Wanted
+from labkit.engines.ports import LOOPBACK
 from labkit.engines.vllm_settings import CAUSES, Device, VLLMSettings
 from labkit.errors import ModelError
 
@@ -80,7 +82,7 @@ class VLLM(ManagedEngine):
         pools_gib = (settings.kv_cache_gib or 0) * settings.tensor_parallel_size
         return Command(
             settings.argv(python, folder, row.vllm.name, port),
-            settings.environment(device, hardware.core_ids()),
+            settings.environment(device, host.core_ids()),
             DEADLINE_S[bool(settings.eager)],
             pools_gib + weights_gib + PROCESSES_GIB if device == "cpu" else None,
         )

@@ -112,6 +112,70 @@ async def test_a_server_is_used_again_while_its_settings_fit(toy: Toy) -> None:
     assert pids() != before
 
 
+async def test_a_cell_that_runs_again_replaces_the_kernels_server() -> None:
+    first, second = Toy(), Toy()
+    elsewhere = Toy(port=process.free_port(0))
+    await elsewhere.start(slots=9)
+    await first.start(slots=2)
+    try:
+        assert (await second.start(slots=3)).slots == 3
+        assert not first.alive()
+        assert elsewhere.alive()
+        assert len(pids()) == 2
+    finally:
+        await second.stop()
+        await elsewhere.stop()
+    assert pids() == []
+
+
+class Held(Toy):
+    """Starts when its home has the file "go"."""
+
+    then = "http.server.test(http.server.SimpleHTTPRequestHandler, port=int(sys.argv[1]), bind='127.0.0.1')"
+
+    def _command(self, port: int) -> Command:
+        wait = "while not os.path.exists('go'): time.sleep(0.02)"
+        script = f"import http.server, os, sys, time\n{wait}\n{self.then}"
+        return Command([sys.executable, "-c", script, str(port)], {}, 20)
+
+
+async def two_at_once() -> tuple[Held, asyncio.Task[EngineFacts], asyncio.Task[EngineFacts]]:
+    """An engine that is starting, and one that waits for the same server."""
+    second = Held()
+    async with asyncio.timeout(20):
+        starting = asyncio.create_task(Held().start())
+        while not pids():  # noqa: ASYNC110  written by another process
+            await asyncio.sleep(0.02)
+        waiting = asyncio.create_task(second.start())
+        while second._state is None:  # noqa: ASYNC110  no event tells it
+            await asyncio.sleep(0.02)
+    assert not waiting.done()
+    return second, starting, waiting
+
+
+async def test_a_server_that_another_cell_is_still_starting_is_waited_for(home: Path) -> None:
+    second, starting, waiting = await two_at_once()
+    (home / "go").touch()
+    try:
+        assert (await waiting).url == (await starting).url
+        assert await second.ready()
+        assert len(pids()) == 1
+    finally:
+        await second.stop()
+
+
+async def test_a_server_that_ends_while_it_is_waited_for_is_told(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Held, "then", "print('no luck')")
+    _, starting, waiting = await two_at_once()
+    (home / "go").touch()
+    with pytest.raises(EngineDied, match="no luck"):
+        await waiting
+    with pytest.raises(StartFailed, match="the server ended"):
+        await starting
+
+
 async def test_restart_keeps_the_other_settings_and_a_bad_one_costs_nothing(toy: Toy) -> None:
     await toy.start(slots=2)
     before = pids()
