@@ -13,12 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 from labkit.engines import process
-from labkit.errors import MissingExtra, UsageError
+from labkit.errors import MissingExtra, StopFailed, UsageError
 
 try:
     import nbformat
@@ -90,8 +90,8 @@ def execute(
     """
     sources = _read_all(notebooks)
     out.mkdir(parents=True, exist_ok=True)
-    results = []
-    with _ownership():
+    results: list[Result] = []
+    with _ownership(progress) as left_running:
         for notebook, source in zip(notebooks, sources, strict=True):
             progress(f"{notebook.name}: running ({mode}, {budget})")
             result = _execute(notebook, source, mode, budget, out)
@@ -99,6 +99,9 @@ def execute(
                 f"{notebook.name}: {'failed' if result.failure else 'done'}, see {out / notebook.stem}.html"
             )
             results.append(result)
+    if left_running:  # told with the last notebook: the others' results are worth no less
+        told = filter(None, [results[-1].failure, *left_running])
+        results[-1] = replace(results[-1], failure="\n\n".join(told))
     return results
 
 
@@ -144,16 +147,24 @@ def _read_all(notebooks: Sequence[Path]) -> list[Any]:
 
 
 @contextmanager
-def _ownership() -> Iterator[None]:
-    """Make this process the owner of what the kernels start, and stop that in the end."""
+def _ownership(progress: Callable[[str], None]) -> Iterator[list[str]]:
+    """Make this process the owner of what the kernels start, and stop that in the end.
+
+    What could not be stopped is in the yielded list then.
+    """
     os.environ[process.OWNER_PID] = str(os.getpid())
+    left_running: list[str] = []
     try:
-        yield
+        yield left_running
     finally:
         del os.environ[process.OWNER_PID]
         for state in process.states():
             if state.owner_pid == os.getpid():
-                asyncio.run(process.terminate(state))
+                try:
+                    asyncio.run(process.terminate(state))
+                except StopFailed as error:
+                    progress(str(error))
+                    left_running.append(str(error))
 
 
 def _execute(notebook: Path, source: Any, mode: str, budget: str, out: Path) -> Result:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,6 +22,7 @@ from labkit import headless
 from labkit.cli import main
 from labkit.engines import process
 from labkit.engines.base import quiet
+from labkit.engines.ports import free_port
 from labkit.errors import UsageError
 
 LESSON = Path(__file__).parent / "fixtures" / "lesson.ipynb"
@@ -202,3 +205,29 @@ def test_command_prints_the_table_and_the_failure(write: Write, capsys: pytest.C
     out = capsys.readouterr().out
     assert "broken.ipynb failed" in out
     assert "1 / 0" in out
+
+
+async def test_an_engine_that_cannot_be_stopped_costs_no_result(write: Write) -> None:
+    async def at_once() -> bool:
+        return True
+
+    port = free_port(0)
+    argv = [sys.executable, "-c", "import time; time.sleep(600)"]
+    await process.launch(
+        engine="web",
+        argv=argv,
+        env={},
+        port=port,
+        settings={},
+        owner="kernel",
+        log_name="web.log",
+        ready=at_once,
+        deadline_s=60,
+    )
+    with socket.create_server(("127.0.0.1", port)):  # its port is taken when it is gone
+        first, second = await asyncio.to_thread(
+            execute, write("first.ipynb", "1"), write("second.ipynb", "2")
+        )
+    assert first.failure is None
+    assert (second.cells, second.planned) == (2, 2)
+    assert "listens on the port" in str(second.failure)
