@@ -195,19 +195,7 @@ async def _describe(running: list[ServerState]) -> list[dict[str, Any]]:
             facts = (await engine.facts()).as_dict()
         except EngineError as failure:
             error = str(failure)
-        shown = (
-            "engine",
-            "url",
-            "port",
-            "pid",
-            "owner",
-            "owner_pid",
-            "model",
-            "settings",
-            "log",
-            "started_at",
-        )
-        rows.append({**{key: getattr(state, key) for key in shown}, "facts": facts, "error": error})
+        rows.append({**{key: getattr(state, key) for key in SHOWN}, "facts": facts, "error": error})
     return rows
 
 

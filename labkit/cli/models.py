@@ -26,6 +26,13 @@ def add(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     get.add_argument("--yes", action="store_true", help="agree to downloads above 1 GB")
     get.set_defaults(func=_get)
     mirror = actions.add_parser("mirror", help="serve the models that are here to other programs")
+    mirror.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address of this machine to listen on (default 127.0.0.1: for this machine only); with another"
+        " one, everybody who reaches it can read the model files that are here, but nothing else, and write"
+        " nothing",
+    )
     mirror.add_argument("--port", type=int, default=MIRROR_PORT, help=f"default {MIRROR_PORT}")
     mirror.set_defaults(func=_mirror)
 
@@ -89,8 +96,8 @@ def _mirror(args: argparse.Namespace) -> int:
     owner = port_owner(args.port)
     if owner is not None:
         raise UsageError(f"listen on port {args.port}", f"{owner} does already", "--port with another number")
-    _say(f"LABKIT_MIRROR=http://127.0.0.1:{args.port}   (Ctrl-C ends the mirror)")
-    web.run_app(mirror.app(models_folder()), host="127.0.0.1", port=args.port, print=None)
+    _say(f"LABKIT_MIRROR=http://{args.host}:{args.port}   (Ctrl-C ends the mirror)")
+    web.run_app(mirror.app(models_folder()), host=args.host, port=args.port, print=None)
     return 0
 
 
