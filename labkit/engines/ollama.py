@@ -50,6 +50,7 @@ class Ollama(ManagedEngine):
     causes = CAUSES
 
     _seen: tuple[tuple[psutil.Process, ollama_log.Child], ...] = ()
+    """The children as :meth:`facts` or :meth:`gauges` found them; :meth:`load` has them looked for again."""
 
     def _wanted(self, settings: dict[str, Any]) -> Wanted:
         wanted = OllamaSettings.of(settings)

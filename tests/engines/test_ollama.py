@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from labkit.engines import models, ollama_log, process
 from labkit.engines.base import quiet
+from labkit.engines.managed import Command
 from labkit.engines.ollama import Ollama, OllamaSettings
 from labkit.engines.ollama_log import Child, last_load
 from labkit.errors import EngineDied, ModelError, StartFailed, UsageError
@@ -125,6 +127,48 @@ def test_only_requests_that_make_a_model_work_are_counted(log: Path) -> None:
 @pytest.mark.parametrize("argv", [[], ["ollama", "serve"], ["llama-server", "--model", "x.gguf"]])
 def test_other_processes_are_not_taken_for_the_child(argv: list[str]) -> None:
     assert Child.of(argv) is None
+
+
+SLOTS = """
+import http.server, json, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        answers = {"/api/version": {"version": "0"}, "/api/ps": {"models": []}}
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(answers.get(self.path, [{"is_processing": True}] * 2)).encode())
+
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[4])), Handler).serve_forever()
+"""
+
+
+class OneProcess(Ollama):
+    """A server that is its own ``llama-server``, to be started without Ollama."""
+
+    def _command(self, _settings: OllamaSettings, port: int) -> Command:
+        told = ["--model", f"sha256-{BLOB}", "--port", str(port), "-np", "2", "-c", "4096"]
+        return Command([sys.executable, "-c", SLOTS, *told], {}, 20)
+
+
+async def test_a_child_is_looked_for_once_and_again_when_it_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LABKIT_HOME", str(tmp_path))
+    monkeypatch.delenv("LABKIT_OLLAMA_URL", raising=False)
+    walks: list[int] = []
+    family = process.ServerState.family
+    monkeypatch.setattr(process.ServerState, "family", lambda state: (walks.append(1), family(state))[1])
+    engine = OneProcess(port=process.free_port(0))
+    await engine.start()
+    try:
+        before = len(walks)
+        assert [(await engine.gauges()).running for _ in range(3)] == [2, 2, 2]
+        assert len(walks) == before + 1
+        await engine.restart()
+        assert (await engine.gauges()).running == 2
+    finally:
+        await engine.stop()
 
 
 async def test_a_url_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
