@@ -23,17 +23,13 @@ import polars as pl
 import labkit
 from labkit import host, metrics, schema
 from labkit.errors import BundleError, SchemaError, UsageError
-from labkit.summary import Comparison, side_by_side, summarise, to_html
-from labkit.verdict import Verdict
+from labkit.summary import Comparison, side_by_side, summarise, to_html, unrecorded_levels
+from labkit.tables import DAMAGED, TABLES, read_table
+from labkit.verdict import WORDS, Verdict
 
-_TYPES: dict[str, type[pl.DataType]] = {
-    "i64": pl.Int64,
-    "f64": pl.Float64,
-    "str": pl.String,
-    "bool": pl.Boolean,
-}
-_TABLES = {"requests": schema.REQUESTS, "tokens": schema.TOKENS, "gauges": schema.GAUGES}
-_META_FIELDS = {
+_Kind = type | tuple[type, ...]
+_NUMBER = (int, float)
+_META_FIELDS: dict[str, _Kind] = {
     "schema_version": int,
     "kind": str,
     "state": str,
@@ -46,12 +42,18 @@ _META_FIELDS = {
     "started_at": str,
     "verdict": dict,
 }
-_DAMAGED = "the file is damaged or not a labkit run; measure again"
+_ARM_FIELDS: dict[str, _Kind] = {"engine": str, "settings": dict, "facts": dict}
+_LEVEL_FIELDS: dict[str, _Kind] = {
+    "arm": str,
+    "level": int,
+    "repeat": int,
+    "warmup": bool,
+    "started_s": _NUMBER,
+    "ended_s": _NUMBER,
+}
+_HOST_FIELDS: dict[str, _Kind] = {"cpu": str, "cores": int}
+_VERDICT_FIELDS: dict[str, _Kind] = {"word": str, "reasons": list}
 KINDS = ("live", "simulated", "recorded")
-
-
-def _polars_schema(table: str) -> dict[str, type[pl.DataType]]:
-    return {name: _TYPES[kind] for name, kind in _TABLES[table].items()}
 
 
 @dataclass(frozen=True, repr=False)
@@ -89,7 +91,8 @@ class Run:
 
     @classmethod
     def load(cls, path: str | Path) -> Run:
-        """Read a bundle, whole or half-written.
+        """Read a bundle, whole or half-written. A level that a killed writer never closed is derived from
+        its rows.
 
         Raises:
             BundleError: no bundle there, or a table that cannot be read; names the file.
@@ -98,12 +101,16 @@ class Run:
         folder = Path(path)
         meta = read_meta(folder)
         tables, notes = {}, []
-        for table in _TABLES:
-            tables[table], note = _read_table(folder, table)
+        for table in TABLES:
+            tables[table], note = read_table(folder, table)
             notes += [note] if note else []
         if meta["state"] != "complete":
             how = "stopped early" if meta["state"] == "stopped" else "broken off before its end"
             notes.insert(0, f"{folder.name}: the run was {how}")
+        if meta.get("trouble"):
+            notes.append(f"{folder.name}: {meta['trouble']}")
+        if meta["state"] == "running":
+            meta["levels"] += unrecorded_levels(tables["requests"], tables["tokens"], meta)
         return cls(meta, **tables, path=folder, partial="; ".join(notes) or None)
 
     def summary(self) -> pl.DataFrame:
@@ -118,8 +125,16 @@ class Run:
         """Path of a file under ``artefacts/`` (it may not exist)."""
         return self.path / "artefacts" / name
 
-    def save(self, path: str | Path) -> Run:
-        """Copy the whole bundle to another, empty or new, folder."""
+    def save(self, path: str | Path | None = None) -> Run:
+        """Copy the whole bundle to another, empty or new, folder.
+
+        A run is on disk already, at :attr:`path`: without an argument nothing is left to do.
+
+        Raises:
+            UsageError: the folder holds something already, or cannot be made.
+        """
+        if path is None:
+            return self
         target = empty_folder(Path(path))
         shutil.copytree(self.path, target, dirs_exist_ok=True)
         return replace(self, path=target)
@@ -173,17 +188,19 @@ class Recorder:
             for name, value in values.items()
             if value is not None
         ]
-        with self._disk(), (self.folder / "gauges.rows").open("ab") as out:
-            out.write(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+        data = b"".join(orjson.dumps(row) + b"\n" for row in rows)
+        with self._disk(), (self.folder / "gauges.rows").open("ab", buffering=0) as out:
+            size = out.tell()
+            try:
+                while data:
+                    data = data[out.write(data) :]
+            except OSError:  # half a line would spoil the next one
+                out.truncate(size)
+                raise
 
     def level(self, record: dict[str, Any]) -> None:
         """Add what one level did: its window, its tally and the client's health."""
         self._meta["levels"].append(record)
-        self._write()
-
-    def arm(self, name: str, **facts: Any) -> None:
-        """Add facts to one arm, such as what its engine said after loading."""
-        self._meta["arms"][name].update(facts)
         self._write()
 
     def artefact(self, name: str, content: str) -> None:
@@ -209,14 +226,13 @@ class Recorder:
             for table, frame in tables.items():
                 frame.write_parquet(self.folder / f"{table}.parquet")
         if self._trouble:  # half a table is of no use, and run.json may need its room
-            for table in _TABLES:
+            for table in TABLES:
                 (self.folder / f"{table}.parquet").unlink(missing_ok=True)
-        self._meta["state"] = "stopped" if stopped else "complete"
+        self._meta |= {"state": "stopped" if stopped else "complete", "trouble": self._lost()}
         self._write()
-        if self._trouble:
-            note = f"{self.folder}: not all could be written ({self._trouble}); the rows so far are kept"
-            return Run(self._meta, **tables, path=self.folder, partial=note)
-        for table in _TABLES:
+        if lost := self._lost():
+            return Run(self._meta, **tables, path=self.folder, partial=f"{self.folder}: {lost}")
+        for table in TABLES:
             (self.folder / f"{table}.rows").unlink(missing_ok=True)
         return Run.load(self.folder)
 
@@ -225,8 +241,13 @@ class Recorder:
         note = f"{self.folder.name}: the run has not ended"
         return Run(copy.deepcopy(self._meta), **self._tables(), path=self.folder, partial=note)
 
+    def _lost(self) -> str | None:
+        if self._trouble is None:
+            return None
+        return f"not all could be written ({self._trouble}); the rows so far are kept"
+
     def _tables(self) -> dict[str, pl.DataFrame]:
-        return {table: _read_table(self.folder, table)[0] for table in _TABLES}
+        return {table: read_table(self.folder, table)[0] for table in TABLES}
 
     @contextlib.contextmanager
     def _disk(self) -> Iterator[None]:
@@ -269,9 +290,9 @@ def read_meta(folder: Path) -> dict[str, Any]:
             f"read the run in {folder}", str(error), "name a folder that holds a run.json"
         ) from None
     except orjson.JSONDecodeError as error:
-        raise BundleError(f"read {path}", f"not JSON: {error}", _DAMAGED) from None
+        raise BundleError(f"read {path}", f"not JSON: {error}", DAMAGED) from None
     if not isinstance(meta, dict):
-        raise SchemaError(f"read {path}", "not a JSON object", _DAMAGED)
+        raise SchemaError(f"read {path}", "not a JSON object", DAMAGED)
     version = meta.get("schema_version")
     if isinstance(version, int) and version > schema.SCHEMA_VERSION:
         raise SchemaError(
@@ -279,53 +300,31 @@ def read_meta(folder: Path) -> dict[str, Any]:
             f"field schema_version is {version}, this labkit reads up to {schema.SCHEMA_VERSION}",
             "install the newer labkit that wrote it",
         )
-    for name, kind in _META_FIELDS.items():
-        if not isinstance(meta.get(name), kind):
-            raise SchemaError(
-                f"read {path}",
-                f"field {name} should be {kind.__name__}, found {meta.get(name)!r:.80}",
-                _DAMAGED,
-            )
-    if meta["kind"] not in KINDS:
-        raise SchemaError(f"read {path}", f"field kind is {meta['kind']!r}", f"one of {', '.join(KINDS)}")
+    _check(path, meta, _META_FIELDS)
+    _check(path, meta["host"], _HOST_FIELDS, "host")
+    _check(path, meta["verdict"], _VERDICT_FIELDS, "verdict")
+    for name, arm in meta["arms"].items():
+        _check(path, arm, _ARM_FIELDS, f"arms[{name!r}]")
+    for index, level in enumerate(meta["levels"]):
+        _check(path, level, _LEVEL_FIELDS, f"levels[{index}]")
+    for name, value, known in (
+        ("kind", meta["kind"], KINDS),
+        ("verdict.word", meta["verdict"]["word"], WORDS),
+    ):
+        if value not in known:
+            raise SchemaError(f"read {path}", f"field {name} is {value!r}", f"one of {', '.join(known)}")
     return meta
 
 
-def _read_table(folder: Path, table: str) -> tuple[pl.DataFrame, str | None]:
-    """A table from parquet, or from rows that were never converted; a note if something was amiss."""
-    path = folder / f"{table}.parquet"
-    if path.exists() and not (folder / f"{table}.rows").exists():
-        return _read_parquet(path, _polars_schema(table)), None
-    path = folder / f"{table}.rows"
-    data = path.read_bytes() if path.exists() else b""
-    try:
-        rows, torn = _read_tokens(data) if table == "tokens" else _read_json_rows(data)
-    except orjson.JSONDecodeError as error:
-        raise BundleError(f"read {path}", f"not JSON lines: {error}", _DAMAGED) from None
-    frame = pl.DataFrame(rows, schema=_polars_schema(table), orient="row" if table == "tokens" else None)
-    if table == "requests":
-        frame = frame.unique("id", keep="last", maintain_order=True).sort("id")
-    return frame, f"{path.name}: the last row was cut short and is left out" if torn else None
-
-
-def _read_parquet(path: Path, expected: dict[str, type[pl.DataType]]) -> pl.DataFrame:
-    try:
-        frame = pl.read_parquet(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise BundleError(f"read {path}", str(error), _DAMAGED) from None
-    for name, kind in expected.items():
-        if name not in frame.columns:
-            raise SchemaError(f"read {path}", f"column {name} is missing", _DAMAGED)
-        if frame.schema[name] != kind:
-            raise SchemaError(f"read {path}", f"column {name} is {frame.schema[name]}, not {kind}", _DAMAGED)
-    return frame.select(list(expected))
-
-
-def _read_json_rows(data: bytes) -> tuple[list[dict[str, Any]], bool]:
-    whole, _, rest = data.rpartition(b"\n")
-    return [orjson.loads(line) for line in whole.splitlines()], bool(rest)
-
-
-def _read_tokens(data: bytes) -> tuple[list[tuple[Any, ...]], bool]:
-    whole = len(data) - len(data) % schema.TOKEN.size
-    return list(schema.TOKEN.iter_unpack(data[:whole])), whole != len(data)
+def _check(path: Path, found: Any, fields: dict[str, _Kind], where: str = "") -> None:
+    """Refuse an object of ``run.json`` that lacks a field or holds another type in it."""
+    if not isinstance(found, dict):
+        raise SchemaError(f"read {path}", f"field {where} should be an object, found {found!r:.80}", DAMAGED)
+    for name, kind in fields.items():
+        value = found.get(name)
+        # JSON tells true from 1, Python's isinstance does not
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            wanted = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
+            field = f"{where}.{name}" if where else name
+            seen = f"field {field} should be {wanted}, found {value!r:.80}"
+            raise SchemaError(f"read {path}", seen, DAMAGED)

@@ -127,7 +127,7 @@ def _alike_for_few(case: Case) -> Finding:
     alike, parts = [], []
     for users in levels:
         if o.cut_short(users) or v.cut_short(users):
-            raise Missing(f"Too many answers were cut off at {people(users)} to compare medians")
+            raise Missing(f"Too many answers failed or were cut off at {people(users)} to compare medians")
         a, b = (s.value(users, "ttft_ms_p50") for s in (o, v))
         noise = [_ttft_spread(case.run, s, users) for s in (o, v)]
         limit = max([SIMILAR, *(n for n in noise if n is not None)])
@@ -249,7 +249,7 @@ def _even_stream(case: Case) -> Finding:
     slots = f" ({_slots(o)})" if o.slots else ""
     numbers = f"{_growth(o, users)}{slots}{_beside(lambda: _growth(case.vllm, users))}"
     if users < max(o.rows):
-        numbers += f"; above {people(users)} too many answers were cut off"
+        numbers += f"; above {people(users)} too many answers failed or were cut off"
     return HELD if growth <= 1 + SIMILAR else NOT_HELD, f"{numbers} (even means: up to {SIMILAR:.0%} more)."
 
 
@@ -278,7 +278,7 @@ def _wait_to_get_in(case: Case) -> Finding:
     beside = _beside(lambda: waiting(case.run, case.vllm, users).sentence)
     numbers = f"{found.sentence}; TTFT p50 {o.ms(users, 'ttft_ms_p50')}{beside}"
     if not found.queued and o.cut_short(users):
-        raise Missing(f"{numbers}; too many answers were cut off to say that it is no more")
+        raise Missing(f"{numbers}; too many answers failed or were cut off to say that it is no more")
     return HELD if found.queued else NOT_HELD, f"{numbers}."
 
 

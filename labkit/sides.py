@@ -64,7 +64,7 @@ class Side:
         return float(value)
 
     def cut_short(self, users: int) -> bool:
-        """Whether so many answers are missing that latencies are lower bounds."""
+        """Whether so many answers failed or are missing that latencies are lower bounds."""
         return bool(self.rows[users]["lower_bound"])
 
     def ms(self, users: int, column: str) -> str:

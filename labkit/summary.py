@@ -9,10 +9,12 @@ from typing import Any
 import polars as pl
 
 from labkit import metrics
+from labkit.budget import BUDGETS
 from labkit.schema import OUTCOMES
 
 LOWER_BOUND_SHARE = 0.10
-"""With more than this share of a level's requests unfinished, its quantiles miss the slow ones."""
+"""With more than this share of a level's requests failed or unfinished, its quantiles miss the slow ones and
+those that were turned away."""
 
 _KEY = ["arm", "level"]
 
@@ -38,8 +40,8 @@ def summarise(requests: pl.DataFrame, tokens: pl.DataFrame, levels: list[dict[st
         arm, level, repeats; planned, ok, failed, cancelled, unfinished (sums over repeats);
         tokens_per_s (median over repeats of all tokens received / window), tokens_per_s_low and _high (range
         over repeats); ttft_ms_p50/_p95, ttft_intended_ms_p50, itl_ms_p50/_p99 (pooled gaps), tpot_ms_p50,
-        e2e_ms_p50, queue_ms_p50 over the answers that came whole; lower_bound (see
-        :data:`LOWER_BOUND_SHARE`).
+        e2e_ms_p50, queue_ms_p50 over the answers that came whole; queue_basis of these (reported | estimated
+        | unknown, or "mixed"); lower_bound (see :data:`LOWER_BOUND_SHARE`).
     """
     windows = measured_levels(levels)
     # the warm-up is also a repeat 0 of level 1
@@ -74,6 +76,10 @@ def summarise(requests: pl.DataFrame, tokens: pl.DataFrame, levels: list[dict[st
         _ms(metrics.TPOT, 0.5, "tpot_ms_p50"),
         _ms(metrics.E2E, 0.5, "e2e_ms_p50"),
         _ms(pl.col("queue_s"), 0.5, "queue_ms_p50"),
+        pl.when(pl.col("queue_basis").n_unique() == 1)
+        .then(pl.col("queue_basis").first())
+        .otherwise(pl.lit("mixed"))
+        .alias("queue_basis"),
     )
     gaps = (
         metrics.gaps(tokens)
@@ -85,9 +91,47 @@ def summarise(requests: pl.DataFrame, tokens: pl.DataFrame, levels: list[dict[st
         rates.join(outcomes, on=_KEY, how="left", maintain_order="left")
         .join(latencies, on=_KEY, how="left", maintain_order="left")
         .join(gaps, on=_KEY, how="left", maintain_order="left")
-        .with_columns(lower_bound=pl.col("unfinished") > LOWER_BOUND_SHARE * pl.col("planned"))
+        .with_columns(
+            lower_bound=pl.col("failed") + pl.col("unfinished") > LOWER_BOUND_SHARE * pl.col("planned")
+        )
         .sort("arm", "level", maintain_order=True)
     )
+
+
+def unrecorded_levels(
+    requests: pl.DataFrame, tokens: pl.DataFrame, meta: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Records of the levels that have rows and no record, as after a kill: window and counts from the rows.
+
+    Such a level lasts from its first intended send to the last byte or token that came.
+    """
+    known = {(r["arm"], r["level"], r["repeat"]) for r in meta["levels"] if not r["warmup"]}
+    # the drift step is numbered as one repeat more than was planned
+    planned = BUDGETS.get(meta["workload"].get("budget", ""))
+    came = tokens.group_by(id="request_id").agg(came_s=pl.col("t_s").max(), came=pl.col("tokens").sum())
+    found = (
+        requests.filter(~pl.col("warmup"))
+        .join(came, on="id", how="left", maintain_order="left")
+        .group_by("engine", *_KEY, "repeat", maintain_order=True)
+        .agg(
+            pl.len().alias("planned"),
+            *((pl.col("outcome") == word).sum().alias(word) for word in OUTCOMES),
+            pl.coalesce("output_tokens", "came").sum().alias("tokens"),
+            pl.col("intended_s").min().alias("started_s"),
+            pl.max_horizontal("end_s", "last_token_s", "came_s").max().alias("ended_s"),
+        )
+        .filter(pl.col("ended_s") > pl.col("started_s"))
+    )
+    return [
+        {
+            **row,
+            "warmup": False,
+            "drift": planned is not None and row["repeat"] >= planned.repeats,
+            "broken": "the run was broken off in this level",
+        }
+        for row in found.to_dicts()
+        if (row["arm"], row["level"], row["repeat"]) not in known
+    ]
 
 
 def _ms(seconds: pl.Expr, quantile: float, name: str) -> pl.Expr:
@@ -99,7 +143,8 @@ class Comparison:
     """Two runs beside each other.
 
     Attributes:
-        table: arm, level, and for each metric its value in both runs and their ratio (second / first).
+        table: arm, level, and for each metric its value in both runs and their ratio (second / first). Where
+            the one arm of an engine has another name in each run, the row is labelled "first / second".
         differences: every condition that differs, as "where: this / that". Only an empty list makes the two
             runs comparable as equals.
         same_files: whether the arms that both have served the same model files; False without such arms.
@@ -126,24 +171,54 @@ def side_by_side(
 ) -> Comparison:
     """Set two runs (meta and summary each) side by side over the arms and levels that both have."""
     (meta_a, table_a), (meta_b, table_b) = first, second
-    differences = [f"{k}: {meta_a[k]} / {meta_b[k]}" for k in ("kind", "labkit") if meta_a[k] != meta_b[k]]
+    differences = [
+        f"{k}: {meta_a[k]} / {meta_b[k]}" for k in ("kind", "labkit", "seed") if meta_a[k] != meta_b[k]
+    ]
     for part in ("host", "workload"):
         differences += _unlike(part, meta_a[part], meta_b[part])
-    for meta, other in ((meta_a, meta_b), (meta_b, meta_a)):
-        if only := [arm for arm in meta["arms"] if arm not in other["arms"]]:
+    arms_a, arms_b = meta_a["arms"], meta_b["arms"]
+    pairs = _pairs(arms_a, arms_b)
+    for arms, paired in ((arms_a, pairs.keys()), (arms_b, pairs.values())):
+        if only := [arm for arm in arms if arm not in paired]:
             differences.append(f"measured in one run only: {', '.join(only)}")
-    shared = [arm for arm in meta_a["arms"] if arm in meta_b["arms"]]
-    same_files = bool(shared)
-    for arm in shared:
-        facts_a, facts_b = meta_a["arms"][arm].get("facts", {}), meta_b["arms"][arm].get("facts", {})
-        differences += _unlike(arm, facts_a, facts_b)
+    labels = {a: a if a == b else f"{a} / {b}" for a, b in pairs.items()}
+    same_files = bool(pairs)
+    for a, b in pairs.items():
+        facts_a, facts_b = arms_a[a]["facts"], arms_b[b]["facts"]
+        differences += _unlike(labels[a], facts_a, facts_b)
+        differences += _unlike(f"{labels[a]}, asked for", arms_a[a]["settings"], arms_b[b]["settings"])
         # two unknown digests prove nothing, so they do not count as the same file
-        known = all(f.get("model_digest") for f in (facts_a, facts_b))
-        same_files &= known and all(facts_a.get(n) == facts_b.get(n) for n in _FILE_FIELDS)
-    joined = table_a.join(table_b, on=_KEY, how="inner", suffix="_other", maintain_order="left")
+        digests = [f.get("model_digest") for f in (facts_a, facts_b)]
+        if not digests[0] or digests[0] != digests[1]:
+            differences.append(f"{labels[a]}, model file: not known to be the same")
+            same_files = False
+        same_files &= all(facts_a.get(n) == facts_b.get(n) for n in _FILE_FIELDS)
+    others = {pairs[a]: label for a, label in labels.items()}
+    joined = table_a.with_columns(pl.col("arm").replace(labels)).join(
+        table_b.with_columns(pl.col("arm").replace(others)),
+        on=_KEY,
+        how="inner",
+        suffix="_other",
+        maintain_order="left",
+    )
     ratios = [(pl.col(f"{m}_other") / pl.col(m)).alias(f"{m}_ratio") for m in _COMPARED]
     columns = [c for m in _COMPARED for c in (m, f"{m}_other", f"{m}_ratio")]
     return Comparison(joined.with_columns(ratios).select(*_KEY, *columns), differences, same_files)
+
+
+def _pairs(first: dict[str, Any], second: dict[str, Any]) -> dict[str, str]:
+    """Which arm of the first run stands beside which of the second: by name, else by engine where each run
+    has exactly one arm of it."""
+    pairs = {}
+    for name, arm in first.items():
+        ours, theirs = (
+            [n for n, other in arms.items() if other["engine"] == arm["engine"]] for arms in (first, second)
+        )
+        if name in second:
+            pairs[name] = name
+        elif len(ours) == len(theirs) == 1 and theirs[0] not in first:
+            pairs[name] = theirs[0]
+    return pairs
 
 
 def _unlike(where: str, first: dict[str, Any], second: dict[str, Any]) -> list[str]:

@@ -25,27 +25,36 @@ FOREIGN_LIMIT = 0.01
 DRIFT_LIMIT = 0.05
 """Change between the first level and the same level again at the end; twice the repeats' spread if larger."""
 
-_ORDER = ("clean", "unknown", "suspect", "contaminated")
+FAILED_LIMIT = 0.10
+"""Share of a level's requests that may fail: above it the rest say little of that load."""
+
+UNMETERED_LIMIT = 0.01
+"""Share of the answers whose tokens are a count of chunks, since the engine gave none."""
+
+WORDS = ("clean", "unknown", "suspect", "contaminated")
+"""From good to bad."""
 
 
 @dataclass(frozen=True)
 class Verdict:
     """clean | unknown | suspect | contaminated, with the reasons in numbers."""
 
-    word: str = "clean"
+    word: str
     reasons: list[str] = field(default_factory=list)
 
 
 def combine(verdicts: Iterable[Verdict]) -> Verdict:
     """The worst word and every reason."""
     found = list(verdicts)
-    word = max((v.word for v in found), key=_ORDER.index, default="clean")
+    word = max((v.word for v in found), key=WORDS.index, default="clean")
     return Verdict(word, [reason for v in found for reason in v.reasons])
 
 
 def judge_clients(levels: Iterable[dict[str, Any]]) -> Verdict:
-    """Suspect if at some level the load process could not keep up, broke off or could not write its rows, or
-    other programs took much of the CPU.
+    """Suspect if at some level the load process could not keep up, broke off or could not write its rows,
+    other programs took much of the CPU, many requests failed, or many answers came without a token count.
+
+    A few answers without a token count are told as a reason, but leave the word as it is.
 
     Args:
         levels: level records of ``run.json``.
@@ -73,12 +82,21 @@ def _judge_client(record: dict[str, Any]) -> Verdict:
         reasons.append(f"{health['rows_lost']} rows could not be written")
     if record["broken"]:
         reasons.append(record["broken"])
+    failed, planned = record["failed"], record["planned"]
+    if failed > FAILED_LIMIT * planned:
+        reasons.append(f"{failed} of {planned} requests failed (limit {FAILED_LIMIT:.0%})")
+    unmetered, answers = record["unmetered"], record["ok"]
+    word = "suspect" if reasons or unmetered > UNMETERED_LIMIT * answers else "clean"
+    if unmetered:
+        reasons.append(
+            f"{unmetered} of {answers} answers carried no token count: their chunks were counted as tokens"
+        )
     where = f"{record['arm']}, level {record['level']}"
-    return Verdict("suspect" if reasons else "clean", [f"{where}: {reason}" for reason in reasons])
+    return Verdict(word, [f"{where}: {reason}" for reason in reasons])
 
 
 def judge_foreign(arm: str, what: str, served: int | None, sent: int, slack: int = 0) -> Verdict:
-    """Contaminated if the engine served over 1 % more than this run sent.
+    """Contaminated if the engine served over 1 % more than this run sent, unknown if over 1 % less.
 
     Args:
         what: the unit that was counted ("requests", "output tokens").
@@ -95,7 +113,13 @@ def judge_foreign(arm: str, what: str, served: int | None, sent: int, slack: int
         return Verdict(
             "contaminated", [f"{arm}: the engine served {served} {what}, this run accounts for {sent}"]
         )
-    return Verdict()
+    if sent - served - slack > FOREIGN_LIMIT * sent:
+        reason = (
+            f"{arm}: the engine counted {served} {what}, fewer than the {sent} of this run: its counter was "
+            "reset or belongs to another server, so foreign load is unknown"
+        )
+        return Verdict("unknown", [reason])
+    return Verdict("clean")
 
 
 def judge_drift(arm: str, levels: Sequence[dict[str, Any]]) -> Verdict:
@@ -106,7 +130,7 @@ def judge_drift(arm: str, levels: Sequence[dict[str, Any]]) -> Verdict:
             to judge and the verdict is clean.
     """
     if not any(r["drift"] for r in levels):
-        return Verdict()
+        return Verdict("clean")
     again = next((r for r in levels if r["drift"] and r["ok"]), None)
     measured = [r for r in levels if not r["drift"] and not r["warmup"] and r["ok"]]
     rates = [_rate(r) for r in measured if again and r["level"] == again["level"]]
@@ -115,7 +139,7 @@ def judge_drift(arm: str, levels: Sequence[dict[str, Any]]) -> Verdict:
     drift = _rate(again) / rates[0] - 1
     limit = max(DRIFT_LIMIT, 2 * (metrics.spread(rates) or 0.0))
     if abs(drift) <= limit:
-        return Verdict()
+        return Verdict("clean")
     reason = f"{arm}: the first level changed by {drift:+.0%} between start and end (limit {limit:.0%})"
     return Verdict("suspect", [reason])
 

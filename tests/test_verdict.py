@@ -13,6 +13,7 @@ def level(**changes: Any) -> dict[str, Any]:
     record = {
         "arm": "a", "level": 1, "warmup": False, "drift": False, "ok": 5, "tokens": 100,
         "started_s": 0.0, "ended_s": 1.0, "broken": None, "others_cpu": 0.1,
+        "planned": 5, "failed": 0, "unmetered": 0,
     }  # fmt: skip
     return {**record, "client": {**client, **changes.pop("client", {})}, **changes}
 
@@ -32,6 +33,8 @@ def test_the_worst_word_wins_and_every_reason_is_kept() -> None:
         {"client": {"rows_lost": 3}},
         {"broken": "the load process was killed"},
         {"others_cpu": 0.8},
+        {"planned": 20, "failed": 15},
+        {"unmetered": 1},
     ],
 )
 def test_a_client_in_trouble_makes_the_run_suspect(trouble: dict[str, Any]) -> None:
@@ -43,6 +46,25 @@ def test_a_client_in_trouble_makes_the_run_suspect(trouble: dict[str, Any]) -> N
 
 def test_an_engine_that_is_not_ours_says_nothing_of_the_cpu() -> None:
     assert verdict.judge_clients([level(others_cpu=None)]).word == "clean"
+
+
+def test_failures_are_counted_in_the_reason() -> None:
+    assert verdict.judge_clients([level(planned=20, failed=2)]).word == "clean"
+    (reason,) = verdict.judge_clients([level(planned=20, failed=3)]).reasons
+    assert "3 of 20 requests failed" in reason
+
+
+def test_a_few_answers_without_a_token_count_are_told_and_leave_the_word() -> None:
+    found = verdict.judge_clients([level(ok=200, unmetered=1)])
+    assert found.word == "clean"
+    assert "1 of 200 answers carried no token count" in found.reasons[0]
+
+
+def test_an_engine_that_served_less_than_was_sent_counts_something_else() -> None:
+    found = verdict.judge_foreign("a", "requests", 900, 1000)
+    assert found.word == "unknown"
+    assert "900" in found.reasons[0]
+    assert verdict.judge_foreign("a", "requests", 900, 1000, slack=100).word == "clean"
 
 
 def test_foreign_load_above_one_percent_contaminates() -> None:

@@ -239,8 +239,6 @@ def _judge(run: Run, load: LoadProcess, plan: Plan) -> int:
     failures = requests.filter(requests["outcome"] == "failed")["error"].value_counts(sort=True)
     for text, count in failures.head(3).iter_rows():
         _say(f"{count} failed: {text}")
-    if load.tally.unmetered:
-        _say(f"{load.tally.unmetered} answers carried no token count: their chunks were counted as tokens")
     if load.tally.planned > len(plan.prompts):
         _say("there were more requests than prompts: repeated ones may have been answered from a cache")
     for reason in [*run.verdict.reasons, *filter(None, [run.partial])]:
