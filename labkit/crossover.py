@@ -109,11 +109,23 @@ def _sentence(
 ) -> str:
     ahead, behind, metric = who
     low, high = interval
-    pair = f"{ahead} {{}} {behind} in {METRICS.get(metric, metric)}"
+    what = METRICS.get(metric, metric)
+    if metric == "tokens_per_s":
+        never, leads, unsure, passes = (
+            f"{ahead} {verb} {behind} in {what}"
+            for verb in ("takes no lasting lead over", "leads", "seems to pass", "passes")
+        )
+        near = "near {:.1f} users"
+    else:  # to "pass" in a latency would read as getting slower
+        never, leads, unsure, passes = (
+            f"{ahead} {verb} shorter {what} than {behind}"
+            for verb in ("has no lastingly", "has the", "seems to have the", "has the")
+        )
+        near = "from about {:.1f} users on"
     if users is None:
-        return f"{pair.format('takes no lasting lead over')} between {levels[0]} and {levels[-1]} users."
+        return f"{never} between {levels[0]} and {levels[-1]} users."
     if high <= levels[0]:
-        return f"{pair.format('leads')} from {levels[0]} user{'s' if levels[0] > 1 else ''} on."
+        return f"{leads} from {levels[0]} user{'s' if levels[0] > 1 else ''} on."
     if high == math.inf:
-        return f"{pair.format('seems to pass')} near {users:.1f} users, but the repeats overlap: not sure."
-    return f"{pair.format('passes')} near {users:.1f} users, between {low:.0f} and {high:.0f}."
+        return f"{unsure} {near.format(users)}, but the repeats overlap: not sure."
+    return f"{passes} {near.format(users)}, between {low:.0f} and {high:.0f}."

@@ -63,6 +63,10 @@ def test_overlapping_repeats_widen_the_interval() -> None:
 def test_for_a_latency_less_is_better() -> None:
     found = crossover(table([10, 20, 40], [30, 30, 30]), "a", "b", "ttft_ms_p50")
     assert (found.low, found.high) == (2, 4)
+    assert found.sentence.startswith("a has the shorter median TTFT than b from about 3.")
+    assert found.sentence.endswith("users on, between 2 and 4.")
+    never = crossover(table([10, 20], [30, 30]), "a", "b", "ttft_ms_p50")
+    assert "no lastingly shorter median TTFT" in never.sentence
 
 
 def test_arms_without_a_common_level_have_no_crossover() -> None:
