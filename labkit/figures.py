@@ -36,6 +36,7 @@ CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False}
 """Plotly's toolbar without the button that uploads the chart to the vendor's cloud."""
 
 _DASHES = {"ollama": ("solid", "-"), "vllm": ("dash", "--")}
+_OTHER_DASH = ("dot", ":")  # of a server that bench was pointed at, whose engine is not known
 _MARKERS = (("circle", "o"), ("square", "s"), ("diamond", "D"), ("triangle-up", "^"))
 _SHADE = "rgba(127,127,127,0.18)"
 _GRID = "rgba(127,127,127,0.3)"
@@ -131,7 +132,8 @@ def styles(engines: dict[str, str]) -> dict[str, Style]:
     looks: dict[str, Style] = {}
     for arm, engine in engines.items():
         nth = sum(engines[other] == engine for other in looks)
-        looks[arm] = Style(COLOURS[engine], _DASHES[engine], _MARKERS[nth % len(_MARKERS)])
+        colour, dash = COLOURS.get(engine, INK), _DASHES.get(engine, _OTHER_DASH)
+        looks[arm] = Style(colour, dash, _MARKERS[nth % len(_MARKERS)])
     return looks
 
 
@@ -317,8 +319,8 @@ def _caption(run: Run, data: pl.DataFrame, crossings: list[Crossover]) -> str:
         lines.append(f"- Nothing to draw: {_NOTHING}")
     if data["lower_bound"].any():
         lines.append(
-            f"- Hollow points: more than {LOWER_BOUND_SHARE:.0%} of the answers did not end in time, so "
-            "their latencies are lower bounds."
+            f"- Hollow points: more than {LOWER_BOUND_SHARE:.0%} of the requests failed or did not end in "
+            "time, so the latencies are those of the rest, and lower bounds."
         )
     if run.partial:
         lines.append(f"- Not whole: {run.partial}.")

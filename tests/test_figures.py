@@ -60,6 +60,13 @@ def test_arms_of_one_engine_differ_by_marker() -> None:
     assert one.marker != four.marker
 
 
+def test_servers_of_no_known_engine_as_bench_records_them_are_drawn_in_grey(run: Run) -> None:
+    for arm in run.meta["arms"].values():
+        arm["engine"] = ""
+    figure = figures.gap(run)
+    assert {t.line.color for t in figure.plotly.data} == {figures.INK}
+
+
 def test_lower_bounds_are_hollow_and_the_caption_says_so(run: Run) -> None:
     figure = figures.gap(run)
     ollama, vllm = (next(t for t in figure.plotly.data if t.name == name) for name in ("ollama", "vllm"))
