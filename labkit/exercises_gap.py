@@ -52,6 +52,8 @@ class _Gap:
 
 
 def _gap(run: Run) -> _Gap:
+    if run.verdict.word == "contaminated":
+        raise Missing(f"The run {run.path.name} is contaminated: {'; '.join(run.verdict.reasons)}")
     o, v = both(run)
     levels = shared(o, v)
     return _Gap(o, v, levels, run.summary().filter(pl.col("level").is_in(levels)))
@@ -212,9 +214,6 @@ def _refuse_unlike(first: Run, second: Run) -> None:
     ]
     if machines[0] != machines[1]:
         raise Missing("The two runs come from different machines, so more than your setting differs")
-    for run in (first, second):
-        if run.verdict.word == "contaminated":
-            raise Missing(f"The run {run.path.name} is contaminated: {'; '.join(run.verdict.reasons)}")
 
 
 def _refuse_other_file(a: Side, b: Side) -> None:

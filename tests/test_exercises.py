@@ -150,6 +150,15 @@ def test_a_run_that_cannot_tell_is_a_sentence(tmp_path: Path, exercise: str, mad
     assert (verdict.ok, verdict.title) == (False, "These measurements cannot tell")
 
 
+@pytest.mark.parametrize(("exercise", "answer"), [("gap-crossover", 2), ("gap-who-waits", "ollama")])
+def test_a_contaminated_run_is_not_judged(make: Any, exercise: str, answer: Any) -> None:
+    verdict = exercises.check(
+        exercise, make("run", verdict=Verdict("contaminated", ["someone else"])), answer
+    )
+    assert (verdict.ok, verdict.title) == (False, "These measurements cannot tell")
+    assert "someone else" in verdict.reason
+
+
 def own(first: Run, second: Run) -> str:
     verdict = exercises.check("gap-own", [first, second], "up")
     assert not verdict.ok
