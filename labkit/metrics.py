@@ -32,9 +32,6 @@ TPOT = (
 """Time per output token: (E2E − TTFT) / (output tokens − 1), so TTFT is left out. Token count as the engine
 reports it. Null for answers of fewer than two tokens."""
 
-SEND_DELAY = (pl.col("sent_s") - pl.col("intended_s")).alias("send_delay_s")
-"""How late the client itself was: actual − intended send."""
-
 QUANTILES = (0.5, 0.95, 0.99)
 
 
