@@ -17,7 +17,7 @@ from IPython.display import display
 from labkit import budget as budgets
 from labkit import claims, exercises, experiments, paths
 from labkit.budget import Budget
-from labkit.bundle import Run, read_meta
+from labkit.bundle import Run
 from labkit.device import holding
 from labkit.engines import hardware, install, models, process
 from labkit.engines.managed import ManagedEngine
@@ -177,8 +177,9 @@ class Lab:
         """
         for folder in sorted(paths.runs().glob(f"{name}-[0-9]*"), reverse=True):
             with contextlib.suppress(BundleError):  # a damaged or newer one is not the one that is meant
-                if read_meta(folder)["state"] == "complete":
-                    return Run.load(folder)
+                run = Run.load(folder)
+                if run.partial is None:
+                    return run
         raise UsageError(
             f"find the last run of {name}", f"no whole one in {paths.runs()}", "run its notebook first"
         )

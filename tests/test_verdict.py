@@ -75,12 +75,14 @@ def test_foreign_load_above_one_percent_contaminates() -> None:
     assert verdict.judge_foreign("a", "requests", None, 1000).word == "unknown"
 
 
-def test_drift_is_judged_against_five_percent_or_twice_the_repeats_spread() -> None:
-    again = level(drift=True, tokens=90)
-    assert verdict.judge_drift("a", [level(), again]).word == "suspect"
-    assert verdict.judge_drift("a", [level(), level(drift=True, tokens=97)]).word == "clean"
+def test_drift_is_judged_against_what_the_repeats_show() -> None:
+    once = [level()]
+    assert verdict.judge_drift("a", [*once, level(drift=True, tokens=80)]).word == "suspect"
+    assert verdict.judge_drift("a", [*once, level(drift=True, tokens=90)]).word == "clean"
+    calm = [level(), level(tokens=101, repeat=1), level(tokens=99, repeat=2)]
+    assert verdict.judge_drift("a", [*calm, level(drift=True, tokens=90)]).word == "suspect"
     noisy = [level(), level(tokens=88, repeat=1), level(tokens=112, repeat=2)]
-    assert verdict.judge_drift("a", [*noisy, again]).word == "clean"
+    assert verdict.judge_drift("a", [*noisy, level(drift=True, tokens=80)]).word == "clean"
 
 
 def test_drift_without_a_second_look_is_unknown_and_without_a_plan_for_one_is_no_matter() -> None:
