@@ -16,8 +16,8 @@ COALESCED_LIMIT = 0.05
 """Share of token chunks that shared a read with the one before them."""
 
 OTHERS_LIMIT = 0.15
-"""Share of the machine's CPU that other programs may use during a level. On the quiet 2-core reference machine
-it is 1 to 3 %; at a fifth an engine on the CPU already lost up to 40 % of its tokens/s."""
+"""Share of the machine's CPU that other programs may use during a level. On the quiet 2-core reference
+machine it is 1 to 3 %; at a fifth an engine on the CPU already lost up to 40 % of its tokens/s."""
 
 FOREIGN_LIMIT = 0.01
 """Share of an engine's work that this run did not send."""
