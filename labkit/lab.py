@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -90,6 +91,7 @@ class Lab:
         self._by_hand: dict[str, dict[str, Any]] = {}  # and those that the learner has
         self.ollama = Ollama(urls["ollama"], api_key=api_key)
         self.vllm = VLLM(urls["vllm"], api_key=api_key)
+        self.ollama.say = self.vllm.say = _say
         display(self, metadata={"labkit": {"depth": self.depth}})  # type: ignore[no-untyped-call]
 
     def __repr__(self) -> str:
@@ -303,6 +305,11 @@ async def _turn(report: OnProgress) -> AsyncIterator[None]:
         yield
     finally:
         Lab._running.discard(mine)
+
+
+def _say(line: str) -> None:
+    """Progress of what a cell starts or stops by hand."""
+    sys.stdout.write(f"{line}\n")
 
 
 def _missing(tried: str, *names: str) -> NotInstalled:

@@ -52,18 +52,6 @@ def summarise(requests: pl.DataFrame, tokens: pl.DataFrame, levels: list[dict[st
         pl.col("output_tokens").fill_null(pl.col("received"))
     )
     rows = measured.join(windows, on=[*_KEY, "repeat"], how="inner", maintain_order="left")
-    rates = (
-        rows.group_by(*_KEY, "repeat", "window_s", maintain_order=True)
-        .agg(pl.col("output_tokens").sum())
-        .with_columns(rate=pl.col("output_tokens") / pl.col("window_s"))
-        .group_by(_KEY, maintain_order=True)
-        .agg(
-            repeats=pl.len(),
-            tokens_per_s=pl.col("rate").median(),
-            tokens_per_s_low=pl.col("rate").min(),
-            tokens_per_s_high=pl.col("rate").max(),
-        )
-    )
     outcomes = rows.group_by(_KEY, maintain_order=True).agg(
         pl.len().alias("planned"),
         *((pl.col("outcome") == word).sum().alias(word) for word in OUTCOMES),
@@ -88,13 +76,30 @@ def summarise(requests: pl.DataFrame, tokens: pl.DataFrame, levels: list[dict[st
         .agg(_ms(pl.col("itl_s"), 0.5, "itl_ms_p50"), _ms(pl.col("itl_s"), 0.99, "itl_ms_p99"))
     )
     return (
-        rates.join(outcomes, on=_KEY, how="left", maintain_order="left")
+        _rates(rows)
+        .join(outcomes, on=_KEY, how="left", maintain_order="left")
         .join(latencies, on=_KEY, how="left", maintain_order="left")
         .join(gaps, on=_KEY, how="left", maintain_order="left")
         .with_columns(
             lower_bound=pl.col("failed") + pl.col("unfinished") > LOWER_BOUND_SHARE * pl.col("planned")
         )
         .sort("arm", "level", maintain_order=True)
+    )
+
+
+def _rates(rows: pl.DataFrame) -> pl.DataFrame:
+    """Total tokens/s of each arm and level: median and range over its repeats."""
+    return (
+        rows.group_by(*_KEY, "repeat", "window_s", maintain_order=True)
+        .agg(pl.col("output_tokens").sum())
+        .with_columns(rate=pl.col("output_tokens") / pl.col("window_s"))
+        .group_by(_KEY, maintain_order=True)
+        .agg(
+            repeats=pl.len(),
+            tokens_per_s=pl.col("rate").median(),
+            tokens_per_s_low=pl.col("rate").min(),
+            tokens_per_s_high=pl.col("rate").max(),
+        )
     )
 
 

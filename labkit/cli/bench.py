@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import ipaddress
 import os
 import signal
 import sys
@@ -12,7 +11,6 @@ from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from labkit import paths
 from labkit.load.plan import ARRIVALS, PROTOCOLS, Plan
@@ -33,7 +31,6 @@ _NAMES = {
     "tpot_ms": "TPOT",
     "e2e_ms": "E2E",
 }
-_NVIDIA = ("/dev/nvidiactl", "/dev/dxg")  # Linux, WSL; asking the driver costs 80 ms of CPU
 _PROMPTS_PER_USER = 64  # of a run that ends by time; used over again after that
 _MOST_PROMPTS = 100_000  # of any run
 _MOST = 2**31  # above any number that an option can mean
@@ -105,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
 
 async def _bench(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
     from labkit.bundle import empty_folder
-    from labkit.device import DeviceLock
+    from labkit.device import holding
     from labkit.workload import Workload
 
     workload = Workload("bench", args.output_tokens, args.prompt_tokens)
@@ -113,7 +110,7 @@ async def _bench(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
     plan = _plan(args, workload, str(folder))
     empty_folder(folder)  # refused now, not after a wait
 
-    async with DeviceLock(_device(plan.url), owner="labkit bench", on_wait=_say):
+    async with holding([plan.url], owner="labkit bench", on_wait=_say):
         return await _measure(plan, folder, workload)
 
 
@@ -138,18 +135,6 @@ def _plan(args: argparse.Namespace, workload: Workload, rows: str) -> Plan:
         level=args.users,
         rows=rows,
     )
-
-
-def _device(url: str) -> str:
-    """Name of the lock: this machine's GPU or CPU for a local server, else the server itself."""
-    host = urlsplit(url).hostname or ""
-    try:
-        local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = host == "localhost"
-    if not local:
-        return urlsplit(url).netloc
-    return "cuda:0" if any(Path(device).exists() for device in _NVIDIA) else "cpu"
 
 
 async def _measure(plan: Plan, folder: Path, workload: Workload) -> tuple[dict[str, Any], int]:

@@ -65,6 +65,7 @@ class ManagedEngine(Engine):
         health: path that answers with status 200 as soon as the server can be used, and a word in the answer.
         causes: why its servers die, by what their logs say.
         model: the one asked for last, None before the first.
+        say: where progress goes that no receiver was named for; a notebook shows it.
     """
 
     title: ClassVar[str]
@@ -87,6 +88,7 @@ class ManagedEngine(Engine):
         self.api_key = api_key or os.environ.get("LABKIT_API_KEY")
         self.owner = owner
         self.model: str | None = None
+        self.say: Progress = quiet
         self._pinned = given is not None
         self._port = port
         self._asked: dict[str, Any] = {}
@@ -116,6 +118,7 @@ class ManagedEngine(Engine):
                 there is not enough memory beside what runs already.
             EngineDied: the server with these settings was still starting, and ended.
         """
+        progress = self.say if progress is quiet else progress
         wanted = self._wanted(settings)
         if self._pinned:
             await self._use_pinned(wanted, progress)
@@ -137,6 +140,7 @@ class ManagedEngine(Engine):
 
     async def restart(self, *, progress: Progress = quiet, **settings: Any) -> EngineFacts:
         """Start with the present settings, changed by these; a server of ours is stopped first."""
+        progress = self.say if progress is quiet else progress
         changed = {**self._asked, **settings}
         self._wanted(changed)  # a typing error must not cost the running server
         await self.stop(progress=progress)
@@ -144,6 +148,7 @@ class ManagedEngine(Engine):
 
     async def stop(self, *, progress: Progress = quiet) -> None:
         """See :meth:`Engine.stop`. A kernel never stops a server that a shell owns."""
+        progress = self.say if progress is quiet else progress
         if self._state is None:
             return
         state, self._state = self._state, None
