@@ -86,8 +86,8 @@ def _system() -> Row:
     system = f"{platform.system()} {platform.release()} {platform.machine()}"
     limits = {
         "Linux": None,
-        "Darwin": "macOS runs Ollama live, vLLM only simulated or recorded",
-        "Windows": "Windows runs the simulated and recorded depths only",
+        "Darwin": "macOS runs Ollama, not vLLM, so no comparison; not yet tried",
+        "Windows": "this version of the course does not run on Windows",
     }
     limit = limits.get(platform.system(), "not a system that the course was tried on")
     return Row("system", "warn", f"{system}; {limit}") if limit else Row("system", "ok", system)
