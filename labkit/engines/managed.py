@@ -282,8 +282,8 @@ class ManagedEngine(Engine):
         if self.owner != "kernel":
             return None
         others = {engine._state.port for engine in self._on_ports if engine is not self and engine._state}
-        ports = {state.port for state in process.states(self.name)} - others
-        return process.inherited(self.name, ports if self._port is None else {self._port})
+        running = {state.port for state in process.states(self.name)}
+        return process.inherited(self.name, (running if self._port is None else {self._port}) - others)
 
     async def _stranger_fits(self, wanted: Wanted) -> bool:
         """Whether somebody else's server is up where ours would go, and is all that is asked for."""
