@@ -237,6 +237,8 @@ class Experiment:
             async for frame in load.frames():
                 on_progress(Progress(str(step), index, len(self.steps), eta, step, frame))
             self._load = None
+        if load.tally.planned == 0 and load.broken is None:
+            return  # stopped before its first request: there was no such level
         recorder.level(
             {
                 "arm": step.arm.name,

@@ -90,12 +90,13 @@ def goodput(
     tpot_s: float | None = None,
     e2e_s: float | None = None,
 ) -> float:
-    """Requests a second that were answered whole and within every stated limit (in seconds)."""
+    """Requests a second that were answered whole and within every stated limit (in seconds); 0 where the
+    level had not begun."""
     good = answered(requests).select(TTFT, TPOT, E2E)
     for column, limit in (("ttft_s", ttft_s), ("tpot_s", tpot_s), ("e2e_s", e2e_s)):
         if limit is not None:
             good = good.filter(pl.col(column) <= limit)
-    return len(good) / duration_s
+    return len(good) / duration_s if duration_s > 0 else 0.0
 
 
 def estimate_queue(requests: pl.DataFrame) -> pl.DataFrame:

@@ -116,6 +116,22 @@ async def test_stop_keeps_what_came_and_twice_is_harmless(tmp_path: Path, one_sl
     assert len(run.tokens) > 0
 
 
+async def test_stop_between_two_levels_leaves_no_level_without_requests(
+    tmp_path: Path, one_slot: SmallEngine
+) -> None:
+    experiment = plan(tmp_path, one_slot)
+
+    def stop_as_the_next_level_starts(progress: Progress) -> None:
+        if (
+            progress.run is not None and progress.done == 2
+        ):  # its load process is told before its first request
+            asyncio.get_running_loop().call_soon(experiment.stop)
+
+    run = await experiment.run(stop_as_the_next_level_starts)
+    assert_accounted(run)
+    assert all(record["planned"] > 0 for record in run.meta["levels"])
+
+
 async def test_stop_before_anything_came(tmp_path: Path, one_slot: SmallEngine) -> None:
     experiment = plan(tmp_path, one_slot)
     experiment.stop()

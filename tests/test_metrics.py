@@ -73,6 +73,7 @@ def test_goodput_counts_only_whole_answers_within_every_limit() -> None:
     assert metrics.goodput(rows, 2.0) == 1.0
     assert metrics.goodput(rows, 2.0, ttft_s=0.5) == 0.5
     assert metrics.goodput(rows, 2.0, ttft_s=0.5, e2e_s=1.0) == 0.0
+    assert metrics.goodput(rows.clear(), 0.0) == 0.0
 
 
 def test_queue_is_estimated_from_the_idle_probe_and_never_below_zero() -> None:
