@@ -126,7 +126,6 @@ class Experiment:
             raise UsageError(f"plan the experiment {name}", "no level to measure", "give at least one level")
         self.name = name
         self.steps = list(steps)
-        self.arms = list(dict.fromkeys(step.arm.name for step in steps))
         self._by_name = {step.arm.name: step.arm for step in steps}
         if any(self._by_name[step.arm.name] is not step.arm for step in steps):
             raise UsageError(f"plan the experiment {name}", "two arms have one name", "name them apart")
@@ -300,7 +299,7 @@ class Experiment:
             window = record["ended_s"] - record["started_s"]
             if record["ok"] and window > 0 and not record["warmup"]:
                 rates[record["arm"]] = record["ok"] / window
-        if any(name not in rates for name in self.arms if name not in self._dead):
+        if any(name not in rates for name in self._by_name if name not in self._dead):
             return None
         left = 0.0
         for step in self.steps[next_index:]:

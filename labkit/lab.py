@@ -159,14 +159,7 @@ class Lab:
         job = _Sweep(self, name, sides, levels, PAIRS[pair], workload or Workload())
         if earlier := Lab._views.get(name):
             earlier.stop()
-        top = ipywidgets.Dropdown(
-            options=levels,
-            value=levels[-1],
-            description="Users up to",
-            style={"description_width": "initial"},
-            layout={"width": "auto"},
-        )
-        view = RunView(job.start, job.halt, control=top, chart=GapView(levels))
+        view = RunView(job.start, job.halt, control=_users_up_to(levels), chart=GapView(levels))
         Lab._views[name] = view
         view.show()
         return view
@@ -305,6 +298,17 @@ async def _turn(report: OnProgress) -> AsyncIterator[None]:
         yield
     finally:
         Lab._running.discard(mine)
+
+
+def _users_up_to(levels: list[int]) -> ipywidgets.Dropdown:
+    """The control of a sweep: the level at which the next run ends."""
+    return ipywidgets.Dropdown(
+        options=levels,
+        value=levels[-1],
+        description="Users up to",
+        style={"description_width": "initial"},
+        layout={"width": "auto"},
+    )
 
 
 def _say(line: str) -> None:
