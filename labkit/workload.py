@@ -31,6 +31,8 @@ class Workload:
         prompt_words: the question is padded with common words to about this many; None asks it bare.
             Common English words are about one token each, so this approximates a token count without a
             tokenizer; what the engine really counted is in ``prompt_tokens``.
+        shared_words: that many common words, the same for all questions, come before each of them: a prefix
+            that an engine may have in its cache.
         own_prompts: the learner's own questions, used instead of the built-in ones, in turn; each is asked
             with a number before it, since a question asked twice would be answered from a prompt cache.
     """
@@ -38,10 +40,11 @@ class Workload:
     name: str = "stories"
     output_tokens: int = 64
     prompt_words: int | None = None
+    shared_words: int | None = None
     own_prompts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("output_tokens", "prompt_words"):
+        for name in ("output_tokens", "prompt_words", "shared_words"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"make a workload with {name}={value}", "it must be 1 or more", "")
@@ -55,6 +58,9 @@ class Workload:
             texts = [f"({rng.randrange(10**6)}) {own[i % len(own)]}" for i in range(count)]
         else:
             texts = [self._story(rng) for _ in range(count)]
+        if self.shared_words is not None:
+            shared = random.Random(self.name).choices(_words()["plain"], k=self.shared_words)
+            texts = [f"{' '.join(shared)}. {text}" for text in texts]
         return [Prompt([{"role": "user", "content": text}], self.output_tokens) for text in texts]
 
     def _story(self, rng: random.Random) -> str:
