@@ -14,6 +14,7 @@ LabkitError
 ├── ModelError              a model file is missing, damaged or does not match its pin
 │   └── UnfairPair          the two sides of a comparison are not the same model or prompt
 ├── LoadError               the load generator could not start or broke off
+├── CalibrationRefused      a run cannot stand for the engine that a profile is fitted to
 ├── DeviceBusy              another measurement holds the device
 └── ExperimentStopped       the learner pressed Stop before there was anything to keep
 
@@ -97,6 +98,10 @@ class UnfairPair(ModelError):
 
 class LoadError(LabkitError):
     """The load generator could not start or broke off."""
+
+
+class CalibrationRefused(LabkitError):
+    """A run cannot stand for the engine that a profile is fitted to; says why."""
 
 
 class DeviceBusy(LabkitError):

@@ -54,6 +54,10 @@ class Record:
             raise self.error(name, f"is {value!r}, not one of {', '.join(words)}")
         return value
 
+    def record(self, name: str) -> Record:
+        """The field as a table."""
+        return Record(self.path, f"{self.where}{name}, ", self.get(name, dict))
+
     def records(self, name: str) -> list[Record]:
         """The field as a list of tables; empty if it is not there."""
         tables = self.data.get(name, [])

@@ -1,0 +1,117 @@
+"""Measure what a calibration needs and the learner's runs do not have yet.
+
+A cell is one engine under one shape of questions from one number of users. Two shapes tell reading from
+writing, three numbers of users tell what a step costs from what an answer costs in it, and a shared prefix
+tells what a cached token saves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from labkit import experiments, paths
+from labkit.budget import Budget
+from labkit.bundle import Run
+from labkit.errors import BundleError, CalibrationRefused
+from labkit.experiments import Arm, OnProgress
+from labkit.sim.calibrate import Source, check
+from labkit.workload import Workload
+
+USERS = (16, 1, 4)
+"""The level with the most answers first: it is measured again at the end, and a few answers tell no drift."""
+
+LONG_OUT = Workload()
+"""The course's own questions: about 60 tokens in, 64 out."""
+LONG_IN = Workload("long in", output_tokens=16, prompt_words=220)
+"""About 256 tokens in, 16 out."""
+SHARED = Workload("shared prefix", output_tokens=64, shared_words=256)
+"""256 tokens that all have in common, before a question like the others; it is warm after the first."""
+CELLS: tuple[tuple[Workload, tuple[int, ...]], ...] = ((LONG_OUT, USERS), (LONG_IN, USERS), (SHARED, (1, 4)))
+BUDGET = Budget("calibration", USERS, USERS, rounds=2, max_s=120, repeats=1)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Cells that runs have already, and why others could not be used."""
+
+    sources: list[Source]
+    refused: list[str]
+
+    def missing(self, engine: str) -> list[tuple[Workload, tuple[int, ...]]]:
+        """Shapes and users that an engine still has to be measured with."""
+        left = []
+        for workload, users in CELLS:
+            have = {
+                user
+                for source in self.sources
+                if source.engine == engine and _asks(source.run, workload)
+                for user in source.users or ()
+            }
+            if wanted := tuple(user for user in users if user not in have):
+                left.append((workload, wanted))
+        return left
+
+
+def look(runs: Iterable[Run], engines: Sequence[str]) -> Found:
+    """The cells of these runs, newest first, one arm an engine and shape; what cannot stand for an engine is
+    left out with the reason."""
+    found = Found([], [])
+    for run in sorted(runs, key=lambda run: str(run.meta["started_at"]), reverse=True):
+        shape = next(((w, users) for w, users in CELLS if _asks(run, w)), None)
+        for arm in run.arms if shape else []:
+            source = Source(run, arm, tuple(u for u in shape[1] if u in _levels(run, arm)) if shape else ())
+            known = any(s.engine == source.engine and _asks(s.run, shape[0]) for s in found.sources if shape)
+            if source.engine not in engines or not source.users or known:
+                continue
+            try:
+                check(source)
+            except CalibrationRefused as error:
+                found.refused.append(str(error))
+            else:
+                found.sources.append(source)
+    return found
+
+
+def kept(folder: Path) -> list[Run]:
+    """The whole runs under a folder."""
+    runs = []
+    for path in sorted(folder.glob("*/run.json")):
+        try:
+            run = Run.load(path.parent)
+        except BundleError:
+            continue
+        if run.partial is None:
+            runs.append(run)
+    return runs
+
+
+async def measure(
+    arm: Arm, workload: Workload, users: Sequence[int], seed: int, report: OnProgress
+) -> Source:
+    """Measure cells of one shape on one engine that is up."""
+    folder = paths.runs() / f"calibration-{datetime.now():%Y%m%d-%H%M%S-%f}"
+    experiment = experiments.sweep([arm], users, workload=workload, budget=BUDGET, seed=seed, folder=folder)
+    return Source(await experiment.run(report), arm.name, tuple(users))
+
+
+def _asks(run: Run, workload: Workload) -> bool:
+    """Whether a run asked questions of this shape."""
+    return all(run.meta["workload"].get(name) == value for name, value in _plain(workload).items())
+
+
+def _plain(workload: Workload) -> dict[str, object]:
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in workload.as_dict().items()
+    }
+
+
+def _levels(run: Run, arm: str) -> set[int]:
+    """Users whose level came whole."""
+    return {
+        record["level"]
+        for record in run.meta["levels"]
+        if record["arm"] == arm and not record["warmup"] and record["ok"] == record["planned"]
+    }

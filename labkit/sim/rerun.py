@@ -1,0 +1,157 @@
+"""A measured run again on a simulated engine: the same requests in the same order, in a run's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from labkit import schema
+from labkit.bundle import Run
+from labkit.engines.ollama_settings import OllamaSettings
+from labkit.engines.vllm_settings import VLLMSettings
+from labkit.sim.drive import closed_loop
+from labkit.sim.profile import Profile, build
+from labkit.sim.request import Request
+from labkit.summary import summarise
+
+PAUSE_S = 1.0
+"""Between two levels; long enough for nothing to be left over."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of an arm as it was measured: lengths of its questions and answers, in order of sending."""
+
+    record: dict[str, Any]
+    rows: pl.DataFrame
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Users and repeat."""
+        return self.record["level"], self.record["repeat"]
+
+    @property
+    def measured(self) -> bool:
+        """Whether it counts as a result: no warm-up, no drift check."""
+        return not self.record["warmup"] and not self.record.get("drift", False)
+
+
+def levels(run: Run, arm: str) -> list[Level]:
+    """The levels of an arm in the order in which they were measured."""
+    requests = run.requests.filter(pl.col("arm") == arm).sort("id")
+    found = []
+    for record in run.meta["levels"]:
+        if record["arm"] == arm:
+            same = {name: record[name] for name in ("level", "repeat", "warmup")}
+            found.append(Level(record, requests.filter(**same)))
+    return found
+
+
+def settings(run: Run, arm: str) -> dict[str, Any]:
+    """What the arm's engine was started with, defaults filled in."""
+    asked, facts = run.meta["arms"][arm]["settings"], run.meta["arms"][arm]["facts"]
+    if run.meta["arms"][arm]["engine"] == "ollama":
+        return OllamaSettings.of(asked).as_dict()
+    cpu = str(facts.get("device") or "cpu").startswith("cpu")
+    return VLLMSettings.of(asked).resolved("cpu" if cpu else "cuda").as_dict()
+
+
+def rerun(
+    run: Run, arm: str, profile: Profile, only: set[int] | None = None
+) -> dict[tuple[int, int], dict[str, Any]]:
+    """What the profile predicts for each measured level of an arm, or those of these users alone.
+
+    Returns:
+        By users and repeat, a row of :func:`labkit.summary.summarise`.
+    """
+    engine = build(profile, run.meta["arms"][arm]["engine"], settings(run, arm))
+    shared = _shared(run)
+    now, predicted = 0.0, {}
+    for level in levels(run, arm):
+        if level.measured and only is not None and level.key[0] not in only:
+            continue
+        users = 1 if level.record["warmup"] else level.record["level"]
+        done = closed_loop(engine, list(_requests(level, shared)), users, now + PAUSE_S)
+        now = max(request.ended_s or 0.0 for request in done)
+        if level.measured:
+            predicted[level.key] = _summary(done, level.record)
+    return predicted
+
+
+def measured(run: Run, arm: str) -> dict[tuple[int, int], dict[str, Any]]:
+    """The same of what was measured, one row a repeat."""
+    found = {}
+    for level in levels(run, arm):
+        if level.measured:
+            tokens = run.tokens.filter(pl.col("request_id").is_in(level.rows["id"].implode()))
+            found[level.key] = summarise(level.rows, tokens, [level.record]).row(0, named=True)
+    return found
+
+
+def _shared(run: Run) -> int:
+    """Tokens with which all questions begin: no two are the same, so what was cached was the beginning."""
+    return int(run.requests["cached_tokens"].max() or 0)  # type: ignore[arg-type]
+
+
+def _requests(level: Level, shared: int) -> Iterator[Request]:
+    for row in level.rows.iter_rows(named=True):
+        if row["outcome"] != "ok":
+            continue
+        own = row["id"] * 10_000 + 1_000_000
+        length = row["prompt_tokens"]
+        prompt = (*range(min(shared, length)), *range(own, own + max(0, length - shared)))
+        answer = range(own + 5_000, own + 5_000 + row["output_tokens"])
+        yield Request(row["id"], prompt, tuple(answer), model="m")
+
+
+def _summary(done: list[Request], record: dict[str, Any]) -> dict[str, Any]:
+    requests, tokens = tables(done, record)
+    window = {
+        **record,
+        "started_s": min(r.sent_s for r in done),
+        "ended_s": max(r.ended_s or 0 for r in done),
+    }
+    return summarise(requests, tokens, [window]).row(0, named=True)
+
+
+def tables(done: list[Request], labels: dict[str, Any]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Simulated requests as the tables of a bundle; ``labels`` has arm, engine, level, repeat, warmup."""
+    rows = [
+        {
+            **{name: labels[name] for name in ("arm", "engine", "level", "repeat", "warmup")},
+            "id": request.id,
+            "intended_s": request.sent_s,
+            "sent_s": request.sent_s,
+            "first_token_s": request.token_s[0] if request.token_s else None,
+            "last_token_s": request.token_s[-1] if request.token_s else None,
+            "end_s": request.ended_s,
+            "prompt_tokens": len(request.prompt),
+            "output_tokens": len(request.token_s),
+            "cached_tokens": request.cached,
+            "outcome": "unfinished" if request.ended_s is None else "ok" if request.token_s else "failed",
+            **_reported(request, labels["engine"]),
+        }
+        for request in done
+    ]
+    times = [(request.id, at, 1, False) for request in done for at in request.token_s]
+    kinds = {"i64": pl.Int64, "f64": pl.Float64, "str": pl.String, "bool": pl.Boolean}
+    return (
+        pl.DataFrame(rows, schema={name: kinds[kind] for name, kind in schema.REQUESTS.items()}),
+        pl.DataFrame(times, schema={n: kinds[k] for n, k in schema.TOKENS.items()}, orient="row"),
+    )
+
+
+def _reported(request: Request, engine: str) -> dict[str, Any]:
+    """What Ollama tells of each request, and vLLM of none."""
+    if engine != "ollama" or request.admitted_s is None or not request.token_s:
+        return {"queue_basis": "unknown"}
+    waited = request.admitted_s - request.sent_s - request.load_s
+    return {
+        "load_s": request.load_s,
+        "prefill_s": request.token_s[0] - request.admitted_s,
+        "queue_s": max(0.0, waited),
+        "queue_basis": "reported",
+    }
