@@ -20,8 +20,8 @@ from labkit.experiments import Arm, OnProgress
 from labkit.sim.calibrate import Source, check
 from labkit.workload import Workload
 
-USERS = (16, 1, 4)
-"""The level with the most answers first: it is measured again at the end, and a few answers tell no drift."""
+USERS = (4, 16, 1)
+"""Not the least first: the first level is measured again at the end, and two answers tell no drift."""
 
 LONG_OUT = Workload()
 """The course's own questions: about 60 tokens in, 64 out."""
@@ -56,23 +56,27 @@ class Found:
 
 
 def look(runs: Iterable[Run], engines: Sequence[str]) -> Found:
-    """The cells of these runs, newest first, one arm an engine and shape; what cannot stand for an engine is
-    left out with the reason."""
+    """The cells of these runs, one arm an engine and shape: of several the one that served most at once, for
+    it shows most, and of these the newest. What cannot stand for an engine is left out with the reason."""
     found = Found([], [])
-    for run in sorted(runs, key=lambda run: str(run.meta["started_at"]), reverse=True):
-        shape = next(((w, users) for w, users in CELLS if _asks(run, w)), None)
-        for arm in run.arms if shape else []:
-            source = Source(run, arm, tuple(u for u in shape[1] if u in _levels(run, arm)) if shape else ())
-            known = any(s.engine == source.engine and _asks(s.run, shape[0]) for s in found.sources if shape)
-            if source.engine not in engines or not source.users or known:
-                continue
-            try:
-                check(source)
-            except CalibrationRefused as error:
-                found.refused.append(str(error))
-            else:
-                found.sources.append(source)
+    arms = [(run, arm, shape) for run in runs for shape in CELLS if _asks(run, shape[0]) for arm in run.arms]
+    for run, arm, (workload, users) in sorted(arms, key=_telling, reverse=True):
+        source = Source(run, arm, tuple(user for user in users if user in _levels(run, arm)))
+        known = any(s.engine == source.engine and _asks(s.run, workload) for s in found.sources)
+        if source.engine not in engines or not source.users or known:
+            continue
+        try:
+            check(source)
+        except CalibrationRefused as error:
+            found.refused.append(str(error))
+        else:
+            found.sources.append(source)
     return found
+
+
+def _telling(candidate: tuple[Run, str, object]) -> tuple[int, str]:
+    run, arm, _ = candidate
+    return run.meta["arms"][arm]["facts"].get("slots") or 0, str(run.meta["started_at"])
 
 
 def kept(folder: Path) -> list[Run]:

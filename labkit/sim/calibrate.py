@@ -14,13 +14,14 @@ from math import log, sqrt
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from labkit import verdict
 from labkit.bundle import Run
 from labkit.errors import CalibrationRefused, MissingExtra
 from labkit.sim.cost import TERMS, Cost
 from labkit.sim.profile import METRICS, EngineProfile, Profile
-from labkit.sim.rerun import measured, rerun
+from labkit.sim.rerun import levels, measured, rerun
 from labkit.sim.steps import Observation, observe
 
 FLOORS = {"step": 5e-3, "sequence": 1e-3, "request": 1e-2}
@@ -97,6 +98,10 @@ def calibrate(sources: Sequence[Source], prior: Profile, *, seed: int = 0) -> Ca
             raise CalibrationRefused(
                 f"calibrate {engine}", f"{len(seen)} kinds of step seen", "measure more levels"
             )
+        if engine == "ollama":
+            part = prior.engines[engine]
+            part = replace(part, limits={**part.limits, **hand_over(own)})
+            prior = replace(prior, engines={**prior.engines, engine: part})
         fitted, kept[engine], residual[engine] = fit(seen, prior, engine)
         counts[engine] = len(seen)
         band = bands(own, seen, prior, engine, seed)
@@ -129,6 +134,24 @@ def observations(source: Source) -> list[Observation]:
     return [o for o in observe(source.run, source.arm) if source.users is None or o.cell[2] in source.users]
 
 
+def hand_over(sources: Sequence[Source]) -> dict[str, float]:
+    """What Ollama takes between a request and the reading of its prompt: seconds each, and a prompt token.
+
+    From requests that came alone, by the durations that it reports; nothing where there are not two lengths.
+    """
+    lengths, waits = [], []
+    for source in sources:
+        for level in levels(source.run, source.arm):
+            if level.measured and level.record["level"] == 1 and source.users and 1 in source.users:
+                told = level.rows.filter(pl.col("queue_basis") == "reported")
+                lengths += told["prompt_tokens"].to_list()
+                waits += told["queue_s"].to_list()
+    if len(set(lengths)) < 2 or max(lengths) < 2 * min(lengths):
+        return {}
+    found, _ = _nnls()(np.array([[1.0, length] for length in lengths]), np.array(waits))
+    return {"hop_s": float(found[0]), "hop_token_s": float(found[1])}
+
+
 def fit(
     seen: Sequence[Observation], prior: Profile, engine: str
 ) -> tuple[EngineProfile, tuple[str, ...], float]:
@@ -147,11 +170,9 @@ def fit(
 def _solve(
     seen: Sequence[Observation], prior: Profile, engine: str
 ) -> tuple[float, EngineProfile, tuple[str, ...], float]:
-    try:
-        from scipy.linalg import qr
-        from scipy.optimize import nnls
-    except ImportError as error:
-        raise MissingExtra("calibrate", str(error), "pip install 'labkit[engines]'") from error
+    from scipy.linalg import qr
+
+    nnls = _nnls()
     part = prior.engines[engine]
     start = np.array([part.coefficients[term] for term in TERMS])
     scale = np.array([max(DOUBT * part.coefficients[term], FLOORS.get(term, 0.0)) for term in TERMS])
@@ -178,6 +199,15 @@ def _solve(
     loss = float(np.sum(weights**2 * np.minimum(off**2, OUTLIER * np.abs(off))))
     kept = tuple(TERMS[k] for k in fixed)
     return loss, replace(part, coefficients=coefficients), kept, float(np.median(np.abs(off)))
+
+
+def _nnls() -> Any:
+    """Non-negative least squares."""
+    try:
+        from scipy.optimize import nnls
+    except ImportError as error:
+        raise MissingExtra("calibrate", str(error), "pip install 'labkit[engines]'") from error
+    return nnls
 
 
 def _matrix(cost: Cost, seen: Iterable[Observation]) -> Any:

@@ -39,7 +39,7 @@ class Runner:
     host_cache: list[tuple[int, ...]] = field(default_factory=list)
     plan: list[tuple[Request, int]] = field(default_factory=list)
     ends_s: float = inf
-    begins_s: float = 0.0  # not before this time: it hears of a first request a little later
+    begins_s: float = 0.0  # when the prompts that were admitted last have been handed over
 
     @property
     def busy(self) -> list[Request]:
@@ -49,19 +49,25 @@ class Runner:
     @property
     def next_s(self) -> float:
         """When its step ends, or may begin; infinite if nobody wants anything."""
-        return self.ends_s if self.ends_s < inf or not (self.waiting or self.busy) else self.begins_s
+        return self.begins_s if self.ends_s == inf and self.busy else self.ends_s
 
 
 class Ollama:
     """One server; ``next_s`` is when the next step or load ends, infinite if there is none."""
 
     def __init__(
-        self, cost: Cost, *, slots: int, context: int, load_s: float, hop_s: float, keep_alive_s: float,
-        max_queue: int, max_models: int,
+        self, cost: Cost, *, slots: int, context: int, load_s: float, hop_s: float,
+        hop_token_s: float, keep_alive_s: float, max_queue: int, max_models: int,
     ) -> None:  # fmt: skip
-        """``hop_s`` passes between a request's coming in and its being seen by an idle model's process."""
+        """A prompt is handed over to the model's process, which splits it into tokens: that takes ``hop_s``,
+        and ``hop_token_s`` for each token of all that are handed over together."""
         self.cost, self.slots, self.context = cost, slots, context
-        self.load_s, self.hop_s, self.keep_alive_s = load_s, hop_s, keep_alive_s
+        self.load_s, self.keep_alive_s, self.hop_s, self.hop_token_s = (
+            load_s,
+            keep_alive_s,
+            hop_s,
+            hop_token_s,
+        )
         self.max_queue, self.max_models = max_queue, max_models
         self.runners: dict[str, Runner] = {}
         self.queue: deque[Request] = deque()  # for loading
@@ -78,8 +84,6 @@ class Ollama:
         request.sent_s = now
         self.unload_expired(now)
         if (runner := self._runner(request)) is not None:
-            if not runner.waiting and not runner.busy:
-                runner.begins_s = now + self.hop_s
             runner.waiting.append(request)
         elif len(self.queue) >= self.max_queue:
             raise Refused
@@ -102,11 +106,15 @@ class Ollama:
         """Start a step of each model that has work and none in progress; all of them share the device."""
         self._load(now)
         for runner in self.runners.values():
-            if runner.ends_s < inf or runner.begins_s > now:
+            if runner.ends_s < inf:
                 continue
-            begun = self._admit(runner, now)
-            runner.plan, budget = [], batch(runner.context * self.slots)
+            self._admit(runner, now)
+            runner.plan, budget, begun = [], batch(runner.context * self.slots), 0
             for request in sorted(runner.busy, key=lambda r: not r.token_s):  # answers first, then prompts
+                if request.admitted_s is None:
+                    if runner.begins_s > now:
+                        continue
+                    request.admitted_s, begun = now, begun + 1
                 new = min(request.known - request.computed, budget)
                 if new > 0:
                     runner.plan.append((request, new))
@@ -190,10 +198,9 @@ class Ollama:
         """The order of eviction: shortest keep-alive first, then by name; not least recently used."""
         return self.runners[model].keep_alive_s, model
 
-    def _admit(self, runner: Runner, now: float) -> int:
-        begun = 0
+    def _admit(self, runner: Runner, now: float) -> None:
         while runner.waiting and (free := [slot for slot in runner.slots if slot.request is None]):
-            request, begun = runner.waiting.popleft(), begun + 1
+            request = runner.waiting.popleft()
             alike = {id(slot): _common(slot.tokens, request.prompt) for slot in free}
             slot = max(free, key=lambda s: alike[id(s)])
             if alike[id(slot)] <= 0.1 * len(request.prompt):
@@ -201,9 +208,9 @@ class Ollama:
             hosted = max((_common(tokens, request.prompt) for tokens in runner.host_cache), default=0)
             request.cached = min(max(hosted, alike[id(slot)]), len(request.prompt) - 1)
             runner.host_cache = [*runner.host_cache, slot.tokens][-HOST_CACHED:]
-            request.computed, request.admitted_s = request.cached, now
-            slot.request = request
-        return begun
+            request.computed, slot.request = request.cached, request
+            start = runner.begins_s if runner.begins_s > now else now + self.hop_s
+            runner.begins_s = start + self.hop_token_s * len(request.prompt)
 
     def _leave(self, runner: Runner, request: Request) -> None:
         for slot in runner.slots:

@@ -185,6 +185,7 @@ def build(profile: Profile, engine: str, settings: Mapping[str, Any]) -> VLLM | 
         context=min(settings["context_length"], profile.model.context),
         load_s=limits["load_s"],
         hop_s=limits["hop_s"],
+        hop_token_s=limits["hop_token_s"],
         keep_alive_s=_seconds(str(settings["keep_alive"])),
         max_queue=settings["max_queue"],
         max_models=settings["max_loaded_models"] or 3,

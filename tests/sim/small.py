@@ -39,6 +39,7 @@ def ollama(
         context=256,
         load_s=1.0,
         hop_s=hop_s,
+        hop_token_s=0.0,
         keep_alive_s=keep_alive_s,
         max_queue=max_queue,
         max_models=max_models,
