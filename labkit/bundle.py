@@ -22,6 +22,7 @@ import polars as pl
 
 import labkit
 from labkit import host, metrics, schema
+from labkit.clock import RunClock
 from labkit.errors import BundleError, SchemaError, UsageError
 from labkit.summary import Comparison, side_by_side, summarise, to_html, unrecorded_levels
 from labkit.tables import DAMAGED, TABLES, read_table
@@ -153,15 +154,25 @@ class Recorder:
     ``run.json`` is there from the first moment and is replaced atomically at each step, so that a killed
     kernel leaves a readable bundle.
 
+    Attributes:
+        clock: of the run; all its times are by this one.
+
     Raises:
         BundleError: not even the first ``run.json`` can be written.
     """
 
     def __init__(
-        self, folder: Path, *, kind: str, arms: dict[str, Any], workload: dict[str, Any], seed: int
+        self,
+        folder: Path,
+        *,
+        kind: str,
+        arms: dict[str, Any],
+        workload: dict[str, Any],
+        seed: int,
+        time_scale: float = 1.0,
     ) -> None:
         self.folder = empty_folder(folder)
-        self.t0 = time.perf_counter()
+        self.clock = RunClock(time.perf_counter(), time_scale)
         self._trouble: str | None = None
         self._meta: dict[str, Any] = {
             "schema_version": schema.SCHEMA_VERSION,
@@ -182,7 +193,7 @@ class Recorder:
 
     def gauge(self, engine: str, arm: str, values: dict[str, float | None]) -> None:
         """Append one reading of an engine's gauges; those that it lacks are left out."""
-        now = time.perf_counter() - self.t0
+        now = self.clock.at(time.perf_counter())
         rows = [
             {"t_s": now, "engine": engine, "arm": arm, "name": name, "value": value}
             for name, value in values.items()

@@ -8,23 +8,20 @@ level is measured again at the end to see that drift. :func:`sweep` and :func:`s
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import shutil
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import httpx
-
-from labkit import host, verdict
+from labkit import host, verdict, watch
 from labkit.budget import Budget
 from labkit.bundle import Recorder, Run
 from labkit.device import holding
 from labkit.engines.base import Engine, EngineFacts, Served
 from labkit.engines.models import assert_same_prompt
-from labkit.errors import EngineError, ExperimentStopped, UsageError
+from labkit.errors import ExperimentStopped, UsageError
 from labkit.load.plan import Plan
 from labkit.load.process import Frame, LoadProcess
 from labkit.verdict import Verdict
@@ -34,8 +31,6 @@ PROBES = 4
 """Warm-up requests an arm, one after another: the first may carry set-up, the median is the idle TTFT."""
 
 PROBE_TOKENS = 8
-
-GAUGE_PERIOD_S = 1.0
 
 SETTLE_S = 0.25
 SETTLED = 0.1  # cores
@@ -93,7 +88,7 @@ class Progress:
     Attributes:
         phase: one line for people.
         done, total: finished and planned steps.
-        eta_s: estimated seconds to the end, None while there is nothing to estimate from.
+        eta_s: estimated seconds to the end by the wall clock, None while there is nothing to estimate from.
         step: the level that is running, or has just ended.
         frame: its newest samples, while it is running.
         run: everything measured so far; set each time a level ends.
@@ -164,7 +159,7 @@ class Experiment:
 
         Raises:
             ExperimentStopped: stop() came before the first level had begun.
-            UsageError: live and simulated engines in one experiment.
+            UsageError: live and simulated engines in one experiment, or simulated ones of unlike pace.
             UnfairPair: the arms count different prompt tokens for the same question.
         """
         if held:
@@ -175,22 +170,19 @@ class Experiment:
 
     async def _run(self, on_progress: OnProgress) -> Run:
         facts = {name: await self._facts(arm) for name, arm in self._by_name.items()}
-        kinds = {f.kind for f in facts.values()}
-        if len(kinds) > 1:
-            raise UsageError(
-                f"run {self.name}", "live and simulated engines in one run", "use one kind for all"
-            )
+        kind, time_scale = self._common(facts)
         await self._same_prompts()
         before = {name: await arm.engine.served() for name, arm in self._by_name.items()}
         recorder = Recorder(
             self.folder,
-            kind=kinds.pop(),
+            kind=kind,
             arms={
                 name: {"engine": arm.engine.name, "settings": arm.settings, "facts": facts[name].as_dict()}
                 for name, arm in self._by_name.items()
             },
             workload={**self.workload.as_dict(), "experiment": self.name, "budget": self.budget.name},
             seed=self.seed,
+            time_scale=time_scale,
         )
         return await self._measure(recorder, before, on_progress)
 
@@ -198,6 +190,18 @@ class Experiment:
         await arm.engine.load(arm.model)
         facts = await arm.engine.facts()
         return replace(facts, model=arm.model, model_source=facts.model_source or arm.source)
+
+    def _common(self, facts: dict[str, EngineFacts]) -> tuple[str, float]:
+        """What all arms must have in common: kind and time scale."""
+        found = {(f.kind, f.time_scale) for f in facts.values()}
+        if len({kind for kind, _ in found}) > 1:
+            raise UsageError(
+                f"run {self.name}", "live and simulated engines in one run", "use one kind for all"
+            )
+        if len(found) > 1:
+            paces = ", ".join(f"{name}: {f.time_scale:g} times real time" for name, f in facts.items())
+            raise UsageError(f"run {self.name}", paces, "start all simulated engines with one time_scale")
+        return found.pop()
 
     async def _same_prompts(self) -> None:
         sides = [(arm.engine, arm.model) for arm in self._by_name.values()]
@@ -229,7 +233,7 @@ class Experiment:
         plan = self._plan(index, step, recorder)
         eta = self._eta(recorder, index)
         cpu = host.CpuWatch(step.arm.engine.cpu_s)
-        async with LoadProcess(plan) as load, _gauges(step.arm, recorder):
+        async with LoadProcess(plan) as load, watch.gauges(step.arm.engine, step.arm.name, recorder):
             self._load = load
             if self._stopping:  # stop() came while the process was starting
                 load.stop()
@@ -287,7 +291,8 @@ class Experiment:
                 "warmup": step.phase == "warm-up",
                 "rows": str(recorder.folder),
                 "first_id": index * _IDS_PER_STEP,
-                "t0": recorder.t0,
+                "t0": recorder.clock.t0,
+                "time_scale": recorder.clock.scale,
                 **step.load,
             }
         )
@@ -305,17 +310,18 @@ class Experiment:
         for step in self.steps[next_index:]:
             if step.arm.name in rates:
                 left += min(_answers(step) / rates[step.arm.name], step.load.get("seconds") or float("inf"))
-        return left
+        return left / recorder.clock.scale
 
     async def _judge(self, recorder: Recorder, before: dict[str, Served]) -> Verdict:
         verdicts = list(self._dead.values())
         if self._stopping:
             verdicts.append(Verdict("suspect", ["stopped early: later levels are missing or incomplete"]))
         for name, arm in self._by_name.items():
+            engine, asked = arm.engine, self.workload.output_tokens
             levels = [r for r in recorder.levels if r["arm"] == name]
             verdicts += [verdict.judge_clients(levels), verdict.judge_drift(name, levels)]
             if name not in self._dead:
-                verdicts.append(await _foreign_verdict(arm, levels, before[name], self.workload))
+                verdicts.append(await watch.foreign_load(engine, name, levels, before[name], asked))
         return verdict.combine(verdicts)
 
 
@@ -367,43 +373,3 @@ def _answers(step: Step) -> int:
 
 def _warm_up(arms: Sequence[Arm]) -> list[Step]:
     return [Step(arm, 1, 0, {"users": 1, "requests": PROBES}, "warm-up") for arm in arms]
-
-
-@contextlib.asynccontextmanager
-async def _gauges(arm: Arm, recorder: Recorder) -> AsyncIterator[None]:
-    """Read the engine's gauges once a second while a level runs."""
-
-    async def poll() -> None:
-        while True:
-            # a reading that fails is a missing row; whether the engine lives is judged after the level
-            with contextlib.suppress(EngineError, httpx.HTTPError):
-                recorder.gauge(arm.engine.name, arm.name, asdict(await arm.engine.gauges()))
-            await asyncio.sleep(GAUGE_PERIOD_S)
-
-    task = asyncio.create_task(poll())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-
-async def _foreign_verdict(
-    arm: Arm, levels: list[dict[str, Any]], before: Served, workload: Workload
-) -> Verdict:
-    """Compare the engine's own count with what this run sent: tokens where it counts them, else requests."""
-    planned, ok, tokens = (sum(r[key] for r in levels) for key in ("planned", "ok", "tokens"))
-    try:
-        after = await arm.engine.served()
-    except EngineError as error:  # a server that is not ours went away: what was measured stays
-        return Verdict("suspect", [f"{arm.name}: the engine no longer answers at the end ({error.seen})"])
-    if after.output_tokens is not None and before.output_tokens is not None:
-        # tokens made for answers that were cut off, and the one of the prompt count, which may come in late
-        unseen = (planned - ok) * workload.output_tokens + 1
-        made = after.output_tokens - before.output_tokens
-        return verdict.judge_foreign(arm.name, "output tokens", made, tokens, unseen)
-    served = None
-    if after.requests is not None and before.requests is not None:
-        served = after.requests - before.requests
-    return verdict.judge_foreign(arm.name, "requests", served, planned)

@@ -29,6 +29,11 @@ def data() -> Path:
     return inside if inside.is_dir() else Path(__file__).parent.parent / "data"
 
 
+def import_path() -> str:
+    """``PYTHONPATH`` of a child process that has to find this very labkit."""
+    return os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
+
+
 def runs() -> Path:
     """Where run bundles go (``LABKIT_RUNS``, default ``runs/`` in the working directory, which in JupyterLab
     and under papermill is the notebooks' folder)."""

@@ -22,18 +22,19 @@ class SmallEngine(Engine):
         extra_prompt_tokens: makes its prompts longer than another engine's.
         dies_after: answers after which it drops all connections.
         ours: whether its death can be seen; of a server that somebody else started it cannot.
+        time_scale: how much faster than real time it says to be; makes it a simulated one.
     """
 
     protocol = "openai-chat"
 
     def __init__(
-        self, name: str, *, slots: int = 1, extra_prompt_tokens: int = 0, kind: str = "live"
+        self, name: str, *, slots: int = 1, extra_prompt_tokens: int = 0, time_scale: float | None = None
     ) -> None:
         self.name = name
         self.url = ""
         self.slots = asyncio.Semaphore(slots)
         self.extra_prompt_tokens = extra_prompt_tokens
-        self.kind = kind
+        self.time_scale = time_scale
         self.foreign = 0
         self.dies_after: int | None = None
         self.ours = True
@@ -97,7 +98,13 @@ class SmallEngine(Engine):
         return 0.0
 
     async def facts(self) -> EngineFacts:
-        return EngineFacts(self.name, self.kind, self.url, model_digest="d", slots=1, device="cpu")
+        kind, origin = "live", None
+        if self.time_scale is not None:
+            kind = "simulated"
+            origin = {"profile": "small", "basis": "measured", "time_scale": self.time_scale, "band": {}}
+        return EngineFacts(
+            self.name, kind, self.url, model_digest="d", slots=1, device="cpu", simulated=origin
+        )
 
     async def gauges(self) -> Gauges:
         return Gauges(running=float(self.busy))

@@ -96,3 +96,50 @@ def test_each_setting_is_a_flag_and_only_given_ones_count() -> None:
     assert given == {"max_num_seqs": 4, "kv_cache_gib": 0.5, "prefix_caching": False, "cpu_threads": "all"}
     with pytest.raises(SystemExit):
         parser.parse_args(["--max-num-seqs", "many"])
+
+
+def test_a_simulated_server_is_started_shown_and_stopped(
+    server: process.ServerState, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = str(process.free_port(0))
+    words = ["--port", port, "--time-scale", "2", "--max-num-seqs", "3"]
+    assert cli.main(["engines", "start", "vllm", "--simulated", *words]) == 0
+    told = capsys.readouterr()
+    assert "slots: 3" in told.out
+    assert "simulated-vllm: ready" in told.err
+    assert cli.main(["engines", "status"]) == 0
+    [shown] = [line for line in capsys.readouterr().out.splitlines() if port in line]
+    assert shown.startswith("simulated-vllm")
+    assert "profile cpu-2core-smollm2-135m, 2 times real time" in shown
+    assert cli.main(["engines", "logs", "vllm", "--simulated"]) == 0
+    assert f"simulated-vllm-{port}.log" in capsys.readouterr().err
+    assert cli.main(["engines", "stop", "vllm", "--simulated"]) == 0
+    assert process.states() == [server]
+
+
+def test_the_word_simulated_may_stand_before_the_engine(capsys: pytest.CaptureFixture[str]) -> None:
+    port = str(process.free_port(0))
+    assert cli.main(["engines", "start", "--simulated", "ollama", "--port", port]) == 0
+    assert f"http://127.0.0.1:{port}" in capsys.readouterr().out
+    assert cli.main(["engines", "stop", "ollama"]) == 0
+    assert [state.engine for state in process.states()] == ["simulated-ollama"]
+    assert cli.main(["engines", "stop", "--all"]) == 0
+    assert process.states() == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--time-scale", "2"], "with time_scale\nSeen: a real engine has none"),
+        (["--profile", "p"], "with profile\nSeen: a real engine has none"),
+        (["--simulated", "--profile", "no-such"], "no such profile"),
+        (["--simulated", "--time-scale", "0.5"], "time_scale=0.5"),
+        (["--simulated", "--model", "smollm2:135m"], "it serves its profile's"),
+    ],
+)
+def test_what_cannot_be_simulated_is_told(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["engines", "start", "vllm", *words]) == 2
+    assert said in capsys.readouterr().err
+    assert process.states() == []

@@ -4,7 +4,9 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
+from time import perf_counter
 
 import pytest
 
@@ -15,7 +17,7 @@ from labkit.errors import ExperimentStopped, UnfairPair, UsageError
 from labkit.experiments import Arm, Experiment, Progress, staircase, sweep
 from labkit.schema import OUTCOMES
 from labkit.workload import Workload
-from tests.small_engine import SmallEngine
+from tests.small_engine import PACE_S, SmallEngine
 
 QUICK = Budget("quick", (1, 3), (1, 3), rounds=1, max_s=30, repeats=2)
 LONG_ANSWERS = Workload(output_tokens=100_000)
@@ -181,11 +183,48 @@ async def test_prompts_of_unequal_length_are_refused(tmp_path: Path, one_slot: S
 
 
 async def test_live_and_simulated_never_stand_in_one_run(tmp_path: Path, one_slot: SmallEngine) -> None:
-    other = SmallEngine("vllm", kind="simulated")
+    other = SmallEngine("vllm", time_scale=1)
     await other.start()
     with pytest.raises(UsageError, match="live and simulated"):
         await plan(tmp_path, one_slot, other).run()
     await other.stop()
+
+
+async def test_simulated_engines_of_one_run_go_at_one_pace(tmp_path: Path) -> None:
+    engines = [SmallEngine("ollama", time_scale=2), SmallEngine("vllm", time_scale=3)]
+    for engine in engines:
+        await engine.start()
+    with pytest.raises(UsageError, match="ollama: 2 times real time, vllm: 3 times real time"):
+        await plan(tmp_path, *engines).run()
+    for engine in engines:
+        await engine.stop()
+
+
+async def test_a_run_of_a_simulated_engine_is_in_its_time(tmp_path: Path) -> None:
+    engine = SmallEngine("vllm", time_scale=4)
+    await engine.start()
+    etas: list[float] = []
+
+    def hear(progress: Progress) -> None:
+        if progress.frame is None and progress.eta_s:
+            etas.append(progress.eta_s)
+
+    began = perf_counter()
+    run = await plan(tmp_path, engine).run(hear)
+    took = perf_counter() - began
+    await engine.stop()
+    assert_accounted(run)
+    assert run.kind == "simulated"
+    assert run.meta["arms"]["vllm"]["facts"]["simulated"]["time_scale"] == 4
+    e2e = run.requests.filter(warmup=False)["end_s"] - run.requests.filter(warmup=False)["sent_s"]
+    assert e2e.min() >= 4 * WORKLOAD.output_tokens * PACE_S
+    assert run.requests["end_s"].max() <= 4 * took
+    starts = [(level["started_s"], level["ended_s"]) for level in run.meta["levels"]]
+    assert all(ended <= started for (_, ended), (started, _) in pairwise(starts))
+    assert run.gauges["t_s"].is_sorted()
+    assert run.gauges["t_s"].max() <= 4 * took
+    answers = sum(level["planned"] for level in run.meta["levels"] if not level["warmup"])
+    assert max(etas) <= answers * e2e.max() / 4
 
 
 async def test_a_second_measurement_waits_and_says_for_whom(tmp_path: Path, one_slot: SmallEngine) -> None:

@@ -103,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
 async def _bench(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
     from labkit.bundle import empty_folder
     from labkit.device import holding
+    from labkit.engines import declared
     from labkit.workload import Workload
 
     workload = Workload("bench", args.output_tokens, args.prompt_tokens)
@@ -111,7 +112,12 @@ async def _bench(args: argparse.Namespace) -> tuple[dict[str, Any], int]:
     empty_folder(folder)  # refused now, not after a wait
 
     async with holding([plan.url], owner="labkit bench", on_wait=_say):
-        return await _measure(plan, folder, workload)
+        said = await declared.ask(plan.url)
+        if said is not None:
+            plan = replace(plan, time_scale=said["time_scale"])
+            pace = f"{plan.time_scale:g} times real time"
+            _say(f"simulated, profile {said['profile']}, {pace}; times are simulated")
+        return await _measure(plan, folder, workload, said)
 
 
 def _plan(args: argparse.Namespace, workload: Workload, rows: str) -> Plan:
@@ -137,22 +143,29 @@ def _plan(args: argparse.Namespace, workload: Workload, rows: str) -> Plan:
     )
 
 
-async def _measure(plan: Plan, folder: Path, workload: Workload) -> tuple[dict[str, Any], int]:
+async def _measure(
+    plan: Plan, folder: Path, workload: Workload, said: dict[str, Any] | None
+) -> tuple[dict[str, Any], int]:
+    """Measure the plan; ``said`` is what a simulated server declares of itself."""
     from labkit.bundle import Recorder
+    from labkit.engines.declared import origin, told_facts
     from labkit.load.process import LoadProcess
     from labkit.verdict import judge_clients
 
-    facts = {"engine": plan.protocol, "url": plan.url, "model": plan.model}
+    facts: dict[str, Any] = {"engine": plan.protocol, "url": plan.url, "model": plan.model}
+    if said is not None:
+        facts |= {name: value for name, (value, _) in told_facts(said).items()} | {"simulated": origin(said)}
     settings = {name: getattr(plan, name) for name in _SETTINGS}
     recorder = Recorder(
         folder,
-        kind="live",
+        kind="live" if said is None else "simulated",
         arms={_ARM: {"engine": "", "settings": settings, "facts": facts}},
         workload=workload.as_dict(),
         seed=plan.seed,
+        time_scale=plan.time_scale,
     )
     stopped = asyncio.Event()
-    async with LoadProcess(replace(plan, t0=recorder.t0)) as load:
+    async with LoadProcess(replace(plan, t0=recorder.clock.t0)) as load:
 
         def stop() -> None:
             stopped.set()
@@ -160,12 +173,12 @@ async def _measure(plan: Plan, folder: Path, workload: Workload) -> tuple[dict[s
 
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop)
-        said = 0.0
+        spoken = 0.0
         async for frame in load.frames():
-            if frame.t_s >= said + _TALK_S:
-                said = frame.t_s
+            if frame.t_s >= spoken + _TALK_S * plan.time_scale:
+                spoken = frame.t_s
                 tally = frame.tally
-                _say(f"{said:.0f} s: {tally.ok} ok, {tally.failed} failed, {frame.in_flight} in flight")
+                _say(f"{spoken:.0f} s: {tally.ok} ok, {tally.failed} failed, {frame.in_flight} in flight")
     recorder.level(
         {
             "arm": _ARM,

@@ -1,4 +1,4 @@
-"""``labkit engines install|remove|start|stop|status|logs``: the two servers, from the shell."""
+"""``labkit engines install|remove|start|stop|status|logs``: the engines, real or simulated, in the shell."""
 
 from __future__ import annotations
 
@@ -14,11 +14,17 @@ from labkit.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
     from labkit.engines.base import EngineFacts
-    from labkit.engines.ollama import Ollama, OllamaSettings
+    from labkit.engines.ollama import Ollama
+    from labkit.engines.ollama_settings import OllamaSettings
     from labkit.engines.process import ServerState
-    from labkit.engines.vllm import VLLM, VLLMSettings
+    from labkit.engines.vllm import VLLM
+    from labkit.engines.vllm_settings import VLLMSettings
 
 NAMES = ("ollama", "vllm")
+SIMULATED = "simulated-"
+"""How the server names of simulated engines begin."""
+SIMULATION = ("profile", "time_scale")
+"""What a simulated engine is made with, beside its settings."""
 NOTHING = "nothing that labkit started is running"
 SHOWN = ("engine", "url", "port", "pid", "owner", "owner_pid", "model", "settings", "log", "started_at")
 """Fields of a server's state in ``status --json``, beside ``facts`` and ``error``."""
@@ -39,6 +45,7 @@ def add(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     remove.set_defaults(func=_remove)
 
     start = actions.add_parser("start", help="start a server that stays until it is stopped")
+    start.add_argument("--simulated", action="store_true", help="one that only behaves like the engine")
     start.add_argument("engine", choices=NAMES)
     # The settings are read by a second parser: making it imports the engines, which no other command needs.
     start.add_argument("settings", nargs=argparse.REMAINDER, metavar="...", help="ENGINE --help lists them")
@@ -46,7 +53,8 @@ def add(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
     stop = actions.add_parser("stop", help="stop servers that labkit started, and prove it")
     stop.add_argument("engine", nargs="?", choices=NAMES)
-    stop.add_argument("--all", action="store_true", help="of both engines")
+    stop.add_argument("--all", action="store_true", help="of both engines, simulated ones too")
+    stop.add_argument("--simulated", action="store_true", help="simulated ones only")
     stop.set_defaults(func=_stop)
 
     status = actions.add_parser("status", help="servers that labkit started, and what they say of themselves")
@@ -55,6 +63,7 @@ def add(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
     logs = actions.add_parser("logs", help="the end of the log of an engine's newest server")
     logs.add_argument("engine", choices=NAMES)
+    logs.add_argument("--simulated", action="store_true", help="of a simulated one")
     logs.add_argument("-n", type=int, default=40, metavar="LINES", help="default 40")
     logs.set_defaults(func=_logs)
 
@@ -88,8 +97,16 @@ def _remove(args: argparse.Namespace) -> int:
 
 def _start(args: argparse.Namespace) -> int:
     given = vars(_settings_parser(args.engine).parse_args(args.settings))
-    model, port = given.pop("model", None), given.pop("port", None)
-    facts = asyncio.run(_started(args.engine, model, port, given))
+    simulated = given.pop("simulated", args.simulated)
+    made = {name: given.pop(name) for name in ("port", *SIMULATION) if name in given}
+    model = given.pop("model", None)
+    if not simulated and (odd := made.keys() & SIMULATION):
+        raise UsageError(f"start {args.engine} with {min(odd)}", "a real engine has none", "add --simulated")
+    if simulated and model:
+        raise UsageError(
+            f"simulate {args.engine} with the model {model}", "it serves its profile's", "choose a --profile"
+        )
+    facts = asyncio.run(_started(_server(args.engine, simulated), made, model, given))
     print(facts.url)
     for name, value in facts.as_dict().items():
         if value is not None and name not in {"url", "sources", "kind"}:
@@ -97,36 +114,66 @@ def _start(args: argparse.Namespace) -> int:
     return 0
 
 
-async def _started(name: str, model: str | None, port: int | None, settings: dict[str, Any]) -> EngineFacts:
+def _server(name: str, simulated: bool) -> str:
+    """What state files and logs call the servers of an engine."""
+    return SIMULATED + name if simulated else name
+
+
+async def _started(
+    server: str, made: dict[str, Any], model: str | None, settings: dict[str, Any]
+) -> EngineFacts:
+    """Start a server of an engine that is ``made`` with these arguments; facts with the model loaded."""
     from labkit.engines.model_table import find
 
     row = find(model) if model else None  # a misspelt name is told before the server starts
-    if name == "vllm" and row is not None:
+    engine = _engine(server)(owner="shell", **made)
+    if engine.name == "vllm" and row is not None:
         settings["model"] = row.name
-    engine = _engine(name)[0](owner="shell", port=port)
     facts = await engine.start(progress=_say, **settings)
-    if name == "vllm" or row is None:
+    if engine.name == "vllm" or row is None:
         return facts
     await engine.load(row.ollama.name, progress=_say)
     return await engine.facts()
 
 
-def _engine(name: str) -> tuple[type[Ollama | VLLM], type[OllamaSettings | VLLMSettings]]:
+def _engine(server: str) -> type[Ollama | VLLM]:
+    if server.startswith(SIMULATED):
+        from labkit.engines import simulated
+
+        return simulated.SimulatedVLLM if server.endswith("vllm") else simulated.SimulatedOllama
+    if server == "vllm":
+        from labkit.engines.vllm import VLLM
+
+        return VLLM
+    from labkit.engines.ollama import Ollama
+
+    return Ollama
+
+
+def _settings(name: str) -> type[OllamaSettings | VLLMSettings]:
     if name == "vllm":
-        from labkit.engines import vllm
+        from labkit.engines.vllm_settings import VLLMSettings
 
-        return vllm.VLLM, vllm.VLLMSettings
-    from labkit.engines import ollama
+        return VLLMSettings
+    from labkit.engines.ollama_settings import OllamaSettings
 
-    return ollama.Ollama, ollama.OllamaSettings
+    return OllamaSettings
 
 
 def _settings_parser(name: str) -> argparse.ArgumentParser:
     """A flag for each field of the engine's settings; only those given are passed on."""
-    settings = _engine(name)[1]
+    settings = _settings(name)
     parser = argparse.ArgumentParser(prog=f"labkit engines start {name}", argument_default=argparse.SUPPRESS)
     parser.add_argument("--model", help="a name of the course's table (labkit models list)")
     parser.add_argument("--port", type=int, help="default: the engine's own, or any free port")
+    parser.add_argument("--simulated", action="store_true", help="one that only behaves like the engine")
+    parser.add_argument("--profile", metavar="NAME", help="of a simulated one: which machine and model")
+    parser.add_argument(
+        "--time-scale",
+        type=float,
+        metavar="N",
+        help="of a simulated one: times real time (default: what can be measured)",
+    )
     hints = get_type_hints(settings)
     for item in fields(settings):
         flag, help = f"--{item.name.replace('_', '-')}", item.metadata.get("help")
@@ -161,7 +208,9 @@ def _stop(args: argparse.Namespace) -> int:
 
     if (args.engine is None) == (not args.all):
         raise UsageError("stop a server", "which one?", "labkit engines stop ollama|vllm, or --all")
-    running = states(args.engine)
+    running = states(_server(args.engine, args.simulated) if args.engine else None)
+    if args.simulated:
+        running = [state for state in running if state.engine.startswith(SIMULATED)]
     for state in running:
         asyncio.run(terminate(state, progress=_say))
     if not running:
@@ -179,6 +228,8 @@ def _status(args: argparse.Namespace) -> int:
     for row in rows:
         facts = row["facts"] or {}
         known = [f"{key} {facts[key]}" for key in ("version", "model", "context", "slots") if facts.get(key)]
+        if origin := facts.get("simulated"):
+            known.append(f"profile {origin['profile']}, {origin['time_scale']:g} times real time")
         said = ", ".join(known) or row["error"]
         print(f"{row['engine']}  {row['url']}  pid {row['pid']}  {row['owner']}-owned  {said}")
     if not rows:
@@ -189,7 +240,7 @@ def _status(args: argparse.Namespace) -> int:
 async def _describe(running: list[ServerState]) -> list[dict[str, Any]]:
     rows = []
     for state in running:
-        engine = _engine(state.engine)[0].attached(state)
+        engine = _engine(state.engine).attached(state)
         facts, error = None, None
         try:
             facts = (await engine.facts()).as_dict()
@@ -203,9 +254,10 @@ def _logs(args: argparse.Namespace) -> int:
     from labkit import paths
     from labkit.engines.process import tail
 
-    logs = sorted((paths.home() / "logs").glob(f"{args.engine}-*.log"), key=lambda path: path.stat().st_mtime)
+    server = _server(args.engine, args.simulated)
+    logs = sorted((paths.home() / "logs").glob(f"{server}-*.log"), key=lambda path: path.stat().st_mtime)
     if not logs:
-        raise EngineError(f"show the log of {args.engine}", "labkit has not started one here yet")
+        raise EngineError(f"show the log of {server}", "labkit has not started one here yet")
     print(f"{logs[-1]}:", file=sys.stderr)
     print("\n".join(tail(logs[-1], args.n)))
     return 0

@@ -38,7 +38,13 @@ class EngineFacts:
     threads: int | None = None
     device: str | None = None  # "cpu", "cuda:0 NVIDIA A100 …"
     owner: str = "foreign"  # kernel | shell | foreign
+    simulated: dict[str, Any] | None = None  # profile, basis, time_scale, band; None for a real engine
     sources: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def time_scale(self) -> float:
+        """How many seconds pass for the engine in one second of the wall clock."""
+        return 1.0 if self.simulated is None else float(self.simulated["time_scale"])
 
     def as_dict(self) -> dict[str, Any]:
         """Plain dictionary for ``run.json``."""

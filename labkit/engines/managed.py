@@ -19,6 +19,7 @@ import psutil
 from labkit.engines import install, process
 from labkit.engines.base import Engine, EngineFacts, Progress, quiet
 from labkit.engines.causes import Cause
+from labkit.engines.declared import ask, origin, told_facts
 from labkit.engines.ports import LOOPBACK
 from labkit.errors import EngineError, ModelError, NotInstalled, StartFailed, UsageError
 
@@ -54,8 +55,8 @@ class ManagedEngine(Engine):
     """A server that labkit starts and stops, or one that it found and uses as it is.
 
     Args:
-        url: a server that labkit does not manage (default: ``LABKIT_OLLAMA_URL``, ``LABKIT_VLLM_URL``); used
-            as it is.
+        url: a server that labkit does not manage (default: ``LABKIT_OLLAMA_URL``, ``LABKIT_VLLM_URL``, which
+            mean real ones); used as it is.
         owner: "kernel" servers end with this process, "shell" servers stay until they are stopped.
         port: where to start one (default: ``default_port``, or any free port if that is taken).
         api_key: bearer token (default: ``LABKIT_API_KEY``), for vLLM's own check or a server behind a proxy.
@@ -64,6 +65,8 @@ class ManagedEngine(Engine):
         title: the engine's name in sentences.
         health: path that answers with status 200 as soon as the server can be used, and a word in the answer.
         causes: why its servers die, by what their logs say.
+        simulated: whether its servers only behave like the engine's. They and real ones never stand in for
+            each other.
         model: the one asked for last, None before the first.
         say: where progress goes that no receiver was named for; a notebook shows it.
     """
@@ -72,6 +75,7 @@ class ManagedEngine(Engine):
     default_port: ClassVar[int]
     health: ClassVar[tuple[str, str]]
     causes: ClassVar[Sequence[Cause]]
+    simulated: ClassVar[bool] = False
 
     _on_ports: ClassVar[WeakSet[ManagedEngine]] = WeakSet()  # objects with a port of their own
 
@@ -83,7 +87,7 @@ class ManagedEngine(Engine):
         port: int | None = None,
         api_key: str | None = None,
     ) -> None:
-        given = url or os.environ.get(self._url_variable())
+        given = url or (None if self.simulated else os.environ.get(self._url_variable()))
         self.url = (given or _loopback(port or self.default_port)).rstrip("/").removesuffix("/v1")
         self.api_key = api_key or os.environ.get("LABKIT_API_KEY")
         self.owner = owner
@@ -126,7 +130,7 @@ class ManagedEngine(Engine):
         self._asked, self.model = settings, wanted.model or self.model
         state = self._fitting(wanted)
         if state is not None:
-            progress(f"{self.name}: using the server on port {state.port}, its settings fit")
+            progress(f"{self.server_name}: using the server on port {state.port}, its settings fit")
             self._adopt(state)
             await self._until_ready(state, wanted)
         elif await self._stranger_fits(wanted):
@@ -155,7 +159,9 @@ class ManagedEngine(Engine):
         if state.owner == self.owner and not self._pinned:
             await process.terminate(state, progress=progress)
         else:
-            progress(f"{self.name}: the server on port {state.port} is not this engine's own; left running")
+            progress(
+                f"{self.server_name}: the server on port {state.port} is not this engine's own; left running"
+            )
 
     async def ready(self) -> bool:
         """See :meth:`Engine.ready`."""
@@ -166,6 +172,11 @@ class ManagedEngine(Engine):
         except httpx.HTTPError:
             return False
         return answer.status_code == httpx.codes.OK and word in answer.text
+
+    @property
+    def server_name(self) -> str:
+        """What state files, logs and progress call its servers; figures and rows say :attr:`name`."""
+        return f"simulated-{self.name}" if self.simulated else self.name
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -230,7 +241,7 @@ class ManagedEngine(Engine):
                 f"it does not answer on {self.health[0]}",
                 f"start it, or unset {self._url_variable()} to let labkit start one",
             )
-        state = next((state for state in process.states(self.name) if state.url == self.url), None)
+        state = next((state for state in process.states(self.server_name) if state.url == self.url), None)
         has = state.settings if state else {}
         for name, value in wanted.given.items():
             if state is None or has.get(name) != value:
@@ -248,7 +259,7 @@ class ManagedEngine(Engine):
 
     def _fitting(self, wanted: Wanted) -> process.ServerState | None:
         """A running server, the shell's or started by this process, with this model and these settings."""
-        for state in process.states(self.name):
+        for state in process.states(self.server_name):
             ours = state.owner == "shell" or state.owner_pid == process.owner_pid()
             there = self._port in {None, state.port}
             same = (state.model, state.settings) == (wanted.model, wanted.settings)
@@ -271,7 +282,7 @@ class ManagedEngine(Engine):
             raise StartFailed(
                 f"use the {self.title} that was started on port {state.port}",
                 f"not ready after {deadline_s:.0f} s, see {state.log}",
-                f"labkit engines stop {self.name}",
+                f"labkit engines stop {self.name}{' --simulated' if self.simulated else ''}",
             ) from None
 
     def _inherited(self) -> process.ServerState | None:
@@ -282,17 +293,17 @@ class ManagedEngine(Engine):
         if self.owner != "kernel":
             return None
         others = {engine._state.port for engine in self._on_ports if engine is not self and engine._state}
-        running = {state.port for state in process.states(self.name)}
-        return process.inherited(self.name, (running if self._port is None else {self._port}) - others)
+        running = {state.port for state in process.states(self.server_name)}
+        return process.inherited(self.server_name, (running if self._port is None else {self._port}) - others)
 
     async def _stranger_fits(self, wanted: Wanted) -> bool:
-        """Whether somebody else's server is up where ours would go, and is all that is asked for."""
+        """Whether somebody else's server is up where ours would go, real and all that is asked for."""
         port = self._port or self.default_port
         mine = self._state is not None or any(state.port == port for state in process.states(self.name))
-        if wanted.given or mine:
+        if wanted.given or mine or self.simulated:
             return False
         self.url = _loopback(port)
-        if not await self.ready():
+        if not await self.ready() or await ask(self.url) is not None:
             return False
         try:
             if wanted.model is not None:
@@ -307,13 +318,13 @@ class ManagedEngine(Engine):
         self._check_memory(command.memory_gib)
         self.url = _loopback(port)
         return await process.launch(
-            engine=self.name,
+            engine=self.server_name,
             argv=command.argv,
             env=command.env,
             port=port,
             settings=wanted.settings,
             owner=self.owner,
-            log_name=f"{self.name}-{port}.log",
+            log_name=f"{self.server_name}-{port}.log",
             ready=self.ready,
             deadline_s=command.deadline_s,
             causes=self.causes,
@@ -332,16 +343,23 @@ class ManagedEngine(Engine):
                 "stop what runs (labkit engines stop --all), or ask for a smaller KV cache or model",
             )
 
-    def _described(self, read: Mapping[str, tuple[Any, str]]) -> EngineFacts:
-        """Facts from values and where each was read; None is not known."""
-        known = {name: value for name, (value, _) in read.items() if value is not None}
+    def _described(
+        self, read: Mapping[str, tuple[Any, str]], said: dict[str, Any] | None = None
+    ) -> EngineFacts:
+        """Facts from values and where each was read; None is not known.
+
+        Args:
+            said: what a simulated server declares; fills what was not read from its API.
+        """
+        known = told_facts(said) | {name: found for name, found in read.items() if found[0] is not None}
         return EngineFacts(
             engine=self.name,
-            kind="live",
+            kind="live" if said is None else "simulated",
             url=self.url,
             owner=self._state.owner if self._state else "foreign",
-            sources={name: read[name][1] for name in known},
-            **known,
+            simulated=origin(said),
+            sources={name: source for name, (_, source) in known.items()},
+            **{name: value for name, (value, _) in known.items()},
         )
 
     def _client(self, timeout_s: float) -> httpx.AsyncClient:

@@ -19,6 +19,7 @@ from labkit import paths
 from labkit.engines import ollama_log, supervisor
 from labkit.engines.base import EngineFacts, Gauges, Progress, Served, quiet
 from labkit.engines.causes import evidence
+from labkit.engines.declared import declared
 from labkit.engines.managed import Command, ManagedEngine, Wanted
 from labkit.engines.ollama_settings import CAUSES, OllamaSettings
 from labkit.engines.ollama_store import weights_blob
@@ -101,11 +102,12 @@ class Ollama(ManagedEngine):
         the manifest, another number.
         """
         async with self._talking("read the facts of Ollama", 10) as client:
-            version = (await client.get("/api/version")).raise_for_status().json()["version"]
+            answer = (await client.get("/api/version")).raise_for_status()
             running = (await client.get("/api/ps")).raise_for_status().json()["models"]
             name = self.model or (running[0]["name"] if running else None)
             shown = (await client.post("/api/show", json={"model": name})) if name else None
-        read: dict[str, tuple[Any, str]] = {"version": (version, "/api/version")}
+        said = declared(answer)
+        read: dict[str, tuple[Any, str]] = {"version": (answer.json()["version"], "/api/version")}
         if name is not None and shown is not None and shown.is_success:
             blob = weights_blob(shown.json()["modelfile"])
             details = shown.json()["details"]
@@ -115,10 +117,10 @@ class Ollama(ManagedEngine):
                 "quantisation": (details.get("quantization_level"), "/api/show"),
             }
             read |= _loaded_facts(next((row for row in running if _same(row["name"], name)), None))
-            read |= self._own_facts(blob)
-        elif self._state is not None:
+            read |= self._own_facts(blob) if said is None else {}
+        elif self._state is not None and said is None:
             read["slots"] = (ollama_log.configured_slots(Path(self._state.log)), "log, server config")
-        return self._described(read)
+        return self._described(read, said)
 
     async def gauges(self) -> Gauges:
         """Slots at work, from the child's ``/slots``; Ollama counts neither its queue nor its cache."""

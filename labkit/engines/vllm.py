@@ -20,6 +20,7 @@ import httpx
 from labkit import host
 from labkit.engines import hardware, model_files, model_table
 from labkit.engines.base import EngineFacts, Gauges, Progress, Served, quiet
+from labkit.engines.declared import declared
 from labkit.engines.managed import Command, ManagedEngine, Wanted
 from labkit.engines.ports import LOOPBACK
 from labkit.engines.vllm_settings import CAUSES, Device, VLLMSettings
@@ -105,15 +106,16 @@ class VLLM(ManagedEngine):
 
     async def facts(self) -> EngineFacts:
         """See :meth:`Engine.facts`."""
-        version = (await self._get("/version")).json()["version"]
+        answer = await self._get("/version")
+        said = declared(answer)
         row = (await self._models())[0]
         cache = _labels(await self._metrics(), "vllm:cache_config_info")
-        log = self._log_facts()
+        log = self._log_facts() if said is None else {}
         record = self._record(row.get("root"))
         size = _number(cache.get("kv_cache_memory_bytes"))
-        slots = self._state.settings.get("max_num_seqs") if self._state else None
+        slots = self._state.settings.get("max_num_seqs") if self._state and said is None else None
         read: dict[str, tuple[Any, str]] = {
-            "version": (version, "/version"),
+            "version": (answer.json()["version"], "/version"),
             "model": (row["id"], "/v1/models"),
             "context": (row.get("max_model_len"), "/v1/models"),
             "block_size": (_number(cache.get("block_size")), "/metrics"),
@@ -126,7 +128,7 @@ class VLLM(ManagedEngine):
             "model_digest": (record.digest if record else None, "labkit's record of the folder"),
             "model_source": (record.source if record else None, "labkit's record of the folder"),
         }
-        return self._described(read)
+        return self._described(read, said)
 
     async def gauges(self) -> Gauges:
         """See :meth:`Engine.gauges`."""

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 import orjson
 
+from labkit.clock import RunClock
 from labkit.load.connection import Pool, Target
 from labkit.load.exchange import Exchange
 from labkit.load.health import Ticker, peak_rss_mib, quantile_of
@@ -50,14 +51,18 @@ class Backend(Protocol):
 
 
 class Level:
-    """One level of load: issues requests by the plan and accounts for each of them."""
+    """One level of load: issues requests by the plan and accounts for each of them.
+
+    Inside, times are readings of the clock; what leaves here, to rows or to the parent, is time of the run.
+    """
 
     def __init__(self, plan: Plan, rows: RowWriter, backend: Backend) -> None:
         self._plan = plan
+        self._timers = plan.in_wall_time()
         self._rows = rows
         self._backend = backend
         self._loop = asyncio.get_running_loop()
-        self._schedule = schedule_of(plan, self._loop, self._issue, partial(self.end, "unfinished"))
+        self._schedule = schedule_of(self._timers, self._loop, self._issue, partial(self.end, "unfinished"))
         self._flying: dict[int, Exchange] = {}
         self._outcomes = {"ok": 0, "failed": 0, "cancelled": 0, "unfinished": 0}
         self._planned = 0
@@ -68,7 +73,7 @@ class Level:
         self._started = 0.0
         self._ended = 0.0
         self._late = array("d")
-        self._t0 = plan.t0
+        self._clock = RunClock(plan.t0, plan.time_scale)
         self.events: list[tuple[str, int, float]] = []
         self.over: asyncio.Future[None] = self._loop.create_future()
 
@@ -78,17 +83,18 @@ class Level:
         warming = self._loop.create_task(self._backend.warm(wanted))
         await asyncio.wait(
             (warming, self.over),
-            timeout=min(_WARM_S, self._plan.timeout_s),
+            timeout=min(_WARM_S, self._timers.timeout_s),
             return_when=asyncio.FIRST_COMPLETED,
         )
         warming.cancel()
         if not self.over.done():
             gc.freeze()  # what start-up made lives to the end: no collection need look at it
-            self._t0 = self._t0 or perf_counter()
-            start = max(perf_counter(), self._t0)
+            if not self._clock.t0:
+                self._clock = RunClock(perf_counter(), self._plan.time_scale)
+            start = max(perf_counter(), self._clock.t0)
             self._schedule.start(start)
-            if self._plan.seconds is not None:
-                self._loop.call_at(self._loop.time() + self._plan.seconds, self.end, "unfinished")
+            if self._timers.seconds is not None:
+                self._loop.call_at(self._loop.time() + self._timers.seconds, self.end, "unfinished")
         await self.over
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._backend.close(), _CLOSE_S)
@@ -113,9 +119,9 @@ class Level:
         self._planned += 1
         self._started = self._started or intended
         self._flying[request_id] = exchange
-        exchange.deadline = self._loop.call_later(self._plan.timeout_s, self._expire, exchange)
+        exchange.deadline = self._loop.call_later(self._timers.timeout_s, self._expire, exchange)
         self._backend.send(exchange)
-        self._rows.request(exchange.row(self._plan, self._t0))
+        self._rows.request(exchange.row(self._plan, self._clock))
 
     def _expire(self, exchange: Exchange) -> None:
         late = f"deadline: not answered within {self._plan.timeout_s:g} s"
@@ -129,7 +135,7 @@ class Level:
         self._event("sent", exchange, sent)
 
     def on_token(self, exchange: Exchange, now: float, tokens: int, coalesced: bool) -> None:
-        self._rows.token(exchange.id, now - self._t0, tokens, coalesced)
+        self._rows.token(exchange.id, self._clock.at(now), tokens, coalesced)
         self._tokens += tokens
         self._chunks += 1
         if coalesced:
@@ -153,13 +159,13 @@ class Level:
         self._tokens += exchange.answer.corrected
         if exchange.outcome == "ok" and exchange.answer.unmetered:
             self._unmetered += 1
-        self._rows.request(exchange.row(self._plan, self._t0))
+        self._rows.request(exchange.row(self._plan, self._clock))
         self._event("end", exchange, now)
         self._schedule.ended(exchange.user, now, failed=exchange.outcome == "failed")
 
     def _event(self, kind: str, exchange: Exchange, now: float) -> None:
         if len(self.events) < _EVENTS:
-            self.events.append((kind, exchange.id, now - self._t0))
+            self.events.append((kind, exchange.id, self._clock.at(now)))
 
     # for the parent
 
@@ -171,15 +177,15 @@ class Level:
             **outcomes,
             tokens=self._tokens,
             unmetered=self._unmetered,
-            started_s=max(self._started - self._t0, 0.0),
-            ended_s=max((perf_counter() if self._flying else self._ended) - self._t0, 0.0),
+            started_s=max(self._clock.at(self._started), 0.0),
+            ended_s=max(self._clock.at(perf_counter() if self._flying else self._ended), 0.0),
         )
 
     def frame(self) -> dict[str, Any]:
         """What the parent is told; takes the events."""
         events, self.events = self.events, []
         return {
-            "t_s": perf_counter() - self._t0 if self._t0 else 0.0,
+            "t_s": self._clock.at(perf_counter()) if self._clock.t0 else 0.0,
             "tally": asdict(self.tally()),
             "in_flight": len(self._flying),
             "events": events,
@@ -187,13 +193,14 @@ class Level:
 
     def health(self, ticker: Ticker) -> ClientHealth:
         """How well this process kept up."""
+        lasting = self._clock.lasting
         return ClientHealth(
-            loop_lag_p50_ms=ticker.lag_ms(0.5),
-            loop_lag_p99_ms=ticker.lag_ms(0.99),
-            loop_lag_max_ms=ticker.lag_ms(1.0),
+            loop_lag_p50_ms=lasting(ticker.lag_ms(0.5)),
+            loop_lag_p99_ms=lasting(ticker.lag_ms(0.99)),
+            loop_lag_max_ms=lasting(ticker.lag_ms(1.0)),
             missed_ticks=ticker.missed,
             coalesced_share=self._coalesced / self._chunks if self._chunks else 0.0,
-            send_late_p99_ms=quantile_of(self._late, 0.99) * 1e3,
+            send_late_p99_ms=lasting(quantile_of(self._late, 0.99) * 1e3),
             cpu_s=process_time(),
             rss_mib=peak_rss_mib(),
             rows_lost=self._rows.lost,

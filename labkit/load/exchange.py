@@ -6,6 +6,7 @@ from asyncio import TimerHandle
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from labkit.clock import RunClock
 from labkit.load.plan import Plan
 from labkit.load.wire import ANSWERS, Answer, BadAnswer, OllamaAnswer, error_text
 from labkit.workload import Prompt
@@ -168,8 +169,8 @@ class Exchange:
             self.end_s = now
             self._owner.on_end(self)
 
-    def row(self, plan: Plan, t0: float) -> dict[str, Any]:
-        """The row for ``requests``: times relative to ``t0``."""
+    def row(self, plan: Plan, clock: RunClock) -> dict[str, Any]:
+        """The row for ``requests``: times of the run."""
         answer = self.answer
         times = {
             "intended_s": self.intended_s,
@@ -192,7 +193,7 @@ class Exchange:
             "warmup": plan.warmup,
             "user": self.user,
             "group": self.prompt.group,
-            **{name: None if at is None else at - t0 for name, at in times.items()},
+            **{name: None if at is None else clock.at(at) for name, at in times.items()},
             "prompt_tokens": answer.prompt_tokens,
             "output_tokens": answer.tokens if self.end_s is not None else None,
             "cached_tokens": answer.cached_tokens,
@@ -204,17 +205,18 @@ class Exchange:
             "load_s": answer.load_s,
             "prefill_s": answer.prefill_s,
             "decode_s": answer.decode_s,
-            **self._queue(),
+            **self._queue(clock),
         }
 
-    def _queue(self) -> dict[str, Any]:
+    def _queue(self, clock: RunClock) -> dict[str, Any]:
         """Wait for a slot, by the server's own durations: TTFT from send − load − prefill, not below 0.
 
-        It holds the network and the HTTP layers too, a millisecond or so on one machine.
+        It holds the network and the HTTP layers too, a millisecond or so on one machine. A simulated server's
+        durations are in the run's time as they come.
         """
         answer = self.answer
         if answer.prefill_s is None or answer.first_token_s is None or self.sent_s is None:
             return {"queue_basis": "unknown"}
-        ttft = answer.first_token_s - self.sent_s
+        ttft = clock.lasting(answer.first_token_s - self.sent_s)
         waited = ttft - (answer.load_s or 0.0) - answer.prefill_s
         return {"queue_s": max(waited, 0.0), "queue_basis": "reported"}

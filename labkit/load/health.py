@@ -45,7 +45,7 @@ class Ticker:
         self._timer = self._loop.call_later(self._due - now, self._tick)
 
     def lag_ms(self, quantile: float) -> float:
-        """A quantile of the lateness in ms; 0 before the first tick."""
+        """A quantile of the lateness in ms by the wall clock; 0 before the first tick."""
         return quantile_of(self._lags, quantile) * 1e3
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,7 +23,9 @@ class Plan:
     after its start, whichever is given and comes first; what is then in flight is cut off by the plan and
     counted as unfinished.
 
-    Times are absolute readings of ``time.perf_counter`` (one clock for all processes of a machine).
+    Durations and the rate are in seconds of the run. ``time_scale`` of these pass in one second of the wall
+    clock: 1 on a real engine; a simulated one says how much faster it goes. ``t0`` is an absolute reading of
+    ``time.perf_counter`` (one clock for all processes of a machine).
 
     Raises:
         UsageError: fields that make no sense, alone or together.
@@ -57,6 +59,7 @@ class Plan:
     rows: str = ""  # folder of *.rows files, appended to
     first_id: int = 0
     t0: float = 0.0  # perf_counter at the start of the run; 0 = at the start of the level
+    time_scale: float = 1.0
 
     def __post_init__(self) -> None:
         for flaw, fix in self._flaws():
@@ -85,7 +88,7 @@ class Plan:
             yield "an API key that no HTTP header can carry", "check it for line ends and for quotes"
         if not self.prompts:
             yield "no prompts", "give at least one"
-        for name in ("users", "rate", "requests", "rounds", "seconds", "timeout_s"):
+        for name in ("users", "rate", "requests", "rounds", "seconds", "timeout_s", "time_scale"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 yield f"{name} is {value}", "it must be above 0"
@@ -117,6 +120,17 @@ class Plan:
                 "give a rate or more users",
             )
 
+    def in_wall_time(self) -> Plan:
+        """The same load as timers have to keep it."""
+        return replace(
+            self,
+            seconds=None if self.seconds is None else self.seconds / self.time_scale,
+            rate=None if self.rate is None else self.rate * self.time_scale,
+            think_s=self.think_s / self.time_scale,
+            ramp_s=self.ramp_s / self.time_scale,
+            timeout_s=self.timeout_s / self.time_scale,
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data for the pipe to the load process."""
         return asdict(self)
@@ -131,7 +145,7 @@ class Plan:
 class Tally:
     """Where every planned request went: planned = ok + failed + cancelled + unfinished, always.
 
-    While a level runs, requests in flight count as unfinished.
+    While a level runs, requests in flight count as unfinished. Times are of the run.
 
     Raises:
         LoadError: the sum does not hold, so a request got lost.
@@ -154,9 +168,9 @@ class Tally:
 
 @dataclass(frozen=True)
 class ClientHealth:
-    """How well the load process itself kept up."""
+    """How well the load process itself kept up; lags are in milliseconds of the run, CPU time is real."""
 
-    loop_lag_p50_ms: float = 0.0  # lateness of a 10 ms ticker; missed ticks count with theirs
+    loop_lag_p50_ms: float = 0.0  # lateness of a ticker (10 ms real time); missed ticks count with theirs
     loop_lag_p99_ms: float = 0.0
     loop_lag_max_ms: float = 0.0
     missed_ticks: int = 0

@@ -8,12 +8,12 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
 
 import orjson
 
+from labkit import paths
 from labkit.errors import LoadError
 from labkit.load.plan import ClientHealth, Plan, Tally
 
@@ -27,7 +27,7 @@ class Frame:
     """What happened since the frame before, ten times a second.
 
     Attributes:
-        t_s: when it was made, since the start of the run.
+        t_s: when it was made, in time of the run as all times here.
         tally: the account so far; requests in flight count as unfinished.
         tokens: tokens since the last frame.
         events: ("sent" | "first" | "end", request id, time); incomplete if the reader was too slow.
@@ -63,8 +63,6 @@ class LoadProcess:
         self.broken: str | None = None
 
     async def __aenter__(self) -> Self:
-        package_home = str(Path(__file__).parents[2])
-        path = os.pathsep.join(filter(None, (package_home, os.environ.get("PYTHONPATH"))))
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",  # the reader's own json.py in the working directory must not be imported
@@ -73,7 +71,7 @@ class LoadProcess:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": paths.import_path()},
             start_new_session=True,  # Ctrl-C is for the parent, which then stops the level in good order
             limit=_LONGEST_FRAME,
         )

@@ -12,14 +12,18 @@ from time import perf_counter
 from labkit.load.plan import Plan
 
 BACKOFF_S = 0.25
-"""Pause of a user whose request failed: a dead server is asked again, but not thousands of times a second."""
+"""Pause of a user whose request failed, by the wall clock: a dead server is asked again, but not thousands of
+times a second."""
 
 Issue = Callable[[int | None, float], None]
 """Send the next request, for this user (None in an open loop), intended at this time."""
 
 
 class Schedule(ABC):
-    """Calls ``issue`` when a request is due, and ``over`` when no more will come and all have ended."""
+    """Calls ``issue`` when a request is due, and ``over`` when no more will come and all have ended.
+
+    Takes the plan in wall time (:meth:`Plan.in_wall_time`).
+    """
 
     def __init__(self, plan: Plan, loop: AbstractEventLoop, issue: Issue, over: Callable[[], None]) -> None:
         self._plan = plan

@@ -80,6 +80,7 @@ class Server:
     bodies: list[dict[str, Any]] = field(default_factory=list)
     writers: list[asyncio.StreamWriter] = field(default_factory=list)
     listener: asyncio.Server | None = None
+    simulated: dict[str, Any] | None = None  # what it declares to whoever asks for anything but tokens
 
     @property
     def url(self) -> str:
@@ -94,10 +95,13 @@ class Server:
 
 @asynccontextmanager
 async def serving(
-    script: Script, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+    script: Script,
+    host: str = "127.0.0.1",
+    tls: ssl.SSLContext | None = None,
+    simulated: dict[str, Any] | None = None,
 ) -> AsyncIterator[Server]:
     """Answer every request with the script, until it closes the connection."""
-    state = Server()
+    state = Server(simulated=simulated)
     tasks: set[asyncio.Task[None]] = set()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -108,6 +112,10 @@ async def serving(
         with suppress(ConnectionError, asyncio.IncompleteReadError):
             while not writer.is_closing():
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                if head.startswith("GET"):
+                    says = f"X-Labkit-Simulated: {json.dumps(state.simulated)}\r\n" if state.simulated else ""
+                    writer.write(f"HTTP/1.1 404 Not Found\r\n{says}Content-Length: 0\r\n\r\n".encode())
+                    continue
                 length = int(head.lower().partition("content-length:")[2].split()[0])
                 body = json.loads(await reader.readexactly(length))
                 state.requests += 1

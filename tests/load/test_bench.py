@@ -108,6 +108,25 @@ async def test_a_table_for_people(tmp_path: Path) -> None:
     assert "TTFT (from intended)" in out
 
 
+async def test_a_simulated_server_is_measured_in_its_time(tmp_path: Path) -> None:
+    async def slow(talk: Talk) -> None:
+        await asyncio.sleep(0.05)
+        await whole(talk)
+
+    said = {"profile": "small", "basis": "measured", "time_scale": 4.0, "band": {"itl": 0.1}, "slots": 2}
+    async with serving(slow, simulated={**said, "threads": None}) as server:
+        code, out, err = await bench(server.url, "--requests", "2", "--out", str(tmp_path / "run"), "--json")
+    assert (code, server.requests) == (0, 2)
+    assert parsed(out)["ttft_ms"]["p50"] >= 4 * 50
+    assert "simulated, profile small, 4 times real time" in err
+    run = Run.load(tmp_path / "run")
+    assert run.kind == "simulated"
+    facts = run.meta["arms"]["bench"]["facts"]
+    assert facts["slots"] == said.pop("slots")
+    assert facts["simulated"] == said
+    assert "threads" not in facts
+
+
 async def test_nobody_listens(tmp_path: Path) -> None:
     async with serving(whole) as server:
         url = server.url
