@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from numbers import Real
 from pathlib import Path
@@ -60,19 +60,25 @@ class Verdict:
 
     Attributes:
         mistake: the gallery's rule that the answer matched, if one did.
+        depth: live | simulated | recorded, of the run that it was judged on; None if it was on none.
     """
 
     ok: bool
     title: str
     reason: str
     mistake: str | None = None
+    depth: str | None = None
 
     def __str__(self) -> str:
-        return f"{'✓' if self.ok else '✗'} {self.title}\n{self.reason}"
+        return f"{self._head}\n{self.reason}"
 
     def _repr_html_(self) -> str:
-        mark = "✓" if self.ok else "✗"
-        return f'<div role="status"><b>{mark} {escape(self.title)}</b><p>{escape(self.reason)}</p></div>'
+        return f'<div role="status"><b>{escape(self._head)}</b><p>{escape(self.reason)}</p></div>'
+
+    @property
+    def _head(self) -> str:
+        badge = f" ({self.depth} run)" if self.depth else ""
+        return f"{'✓' if self.ok else '✗'} {self.title}{badge}"
 
 
 class NoAnswer(ValueError):
@@ -109,7 +115,8 @@ def check(exercise_id: str, run: Run | Sequence[Run], answer: Any) -> Verdict:
         exercise = _known(exercise_id)
         solver = SOLVERS[exercise.id]
         given = _answer(exercise, answer)
-        return _judge(exercise, solver, _runs(solver, run), given)
+        runs = _runs(solver, run)
+        return replace(_judge(exercise, solver, runs, given), depth=runs[0].kind)
     except NoAnswer as error:
         return Verdict(False, "No answer yet", str(error))
     except Missing as missing:

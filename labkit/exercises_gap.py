@@ -218,7 +218,8 @@ def _refuse_unlike(first: Run, second: Run) -> None:
 
 def _refuse_other_file(a: Side, b: Side) -> None:
     def file(s: Side) -> tuple[Any, Any]:
-        return s.facts.get("model_digest"), s.facts.get("quantisation")
+        origin = s.facts.get("simulated")  # stands on a profile where a real engine has a file
+        return origin["profile"] if origin else s.facts.get("model_digest"), s.facts.get("quantisation")
 
     if file(a) == file(b) and file(a)[0] is not None:
         return

@@ -38,6 +38,8 @@ CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False}
 _DASHES = {"ollama": ("solid", "-"), "vllm": ("dash", "--")}
 _OTHER_DASH = ("dot", ":")  # of a server that bench was pointed at, whose engine is not known
 _MARKERS = (("circle", "o"), ("square", "s"), ("diamond", "D"), ("triangle-up", "^"))
+_METRICS = {"tokens_per_s": "tokens/s", "itl": "ITL", "ttft": "TTFT", "queue": "queue wait"}
+"""Words for what a simulated arm's band is known for."""
 _SHADE = "rgba(127,127,127,0.18)"
 _GRID = "rgba(127,127,127,0.3)"
 _CLEAR = "rgba(0,0,0,0)"
@@ -99,8 +101,8 @@ def gap(run: Run) -> Figure:
     return Figure(
         data,
         draw_gap(data, crossings),
-        _gap_png(data, crossings, f"{run.kind} · {run.meta['host']['cpu']}"),
-        _gap_alt(data, crossings),
+        _gap_png(data, crossings, _note(run)),
+        _gap_alt(run, data, crossings),
         _caption(run, data, crossings),
         run.kind,
     )
@@ -285,9 +287,9 @@ def _line(
         )
 
 
-def _gap_alt(data: pl.DataFrame, crossings: list[Crossover]) -> str:
+def _gap_alt(run: Run, data: pl.DataFrame, crossings: list[Crossover]) -> str:
     if data.is_empty():
-        return f"Two empty charts: {_NOTHING}"
+        return f"Two empty charts of a {run.kind} run: {_NOTHING}"
     parts = []
     for arm, _, rows in _by_arm(data):
         first, last = rows.row(0, named=True), rows.row(-1, named=True)
@@ -298,7 +300,8 @@ def _gap_alt(data: pl.DataFrame, crossings: list[Crossover]) -> str:
             f"percentile to {_number(last['ttft_ms_p95'])} ms."
         )
     said = [found.sentence for found in crossings]
-    return " ".join(["Two line charts over the number of users at once.", *parts, *said])
+    charts = f"Two line charts of a {run.kind} run over the number of users at once."
+    return " ".join([charts, *parts, *said])
 
 
 def _caption(run: Run, data: pl.DataFrame, crossings: list[Crossover]) -> str:
@@ -308,6 +311,7 @@ def _caption(run: Run, data: pl.DataFrame, crossings: list[Crossover]) -> str:
         f"**{run.kind}** · {host['cpu']}, {host['cores']} cores · {run.meta['started_at']} · "
         f"verdict **{verdict['word']}**",
         *(f"- {name}: {caption(arm)}" for name, arm in run.meta["arms"].items()),
+        *_origins(run),
         *(f"- {found.sentence}" for found in crossings),
         *(f"- {reason}" for reason in verdict["reasons"]),
     ]
@@ -325,6 +329,29 @@ def _caption(run: Run, data: pl.DataFrame, crossings: list[Crossover]) -> str:
     if run.partial:
         lines.append(f"- Not whole: {run.partial}.")
     return "\n".join([lines[0], "", *lines[1:]])
+
+
+def _origins(run: Run) -> list[str]:
+    """Where the numbers of simulated arms come from, and how far they may be off."""
+    lines = []
+    for name, arm in run.meta["arms"].items():
+        if said := arm["facts"].get("simulated"):
+            band = ", ".join(f"{_METRICS[of]} {1 + half:.2f}" for of, half in said["band"].items())
+            lines.append(
+                f"- {name}: simulated at {said['time_scale']:.3g} times real time from profile "
+                f"{said['profile']}, {said['basis']}; nine times of ten the real engine is within these "
+                f"factors of it: {band}"
+            )
+    return lines
+
+
+def _note(run: Run) -> str:
+    """The picture's own badge: a picture travels without its caption."""
+    origins = [arm["facts"].get("simulated") for arm in run.meta["arms"].values()]
+    if profiles := sorted({f"profile {said['profile']}" for said in origins if said}):
+        return " · ".join([run.kind, *profiles])
+    when = f" {run.meta['started_at'][:10]}" if run.kind == "recorded" else ""
+    return f"{run.kind}{when} · {run.meta['host']['cpu']}"
 
 
 def _number(value: float | None) -> str:

@@ -18,6 +18,7 @@ from labkit.contract_checks import VERBS, load_checks
 from labkit.engines import models
 from labkit.engines.ollama import Ollama
 from labkit.engines.ports import free_port
+from labkit.engines.simulated import SimulatedOllama, SimulatedVLLM
 from labkit.engines.vllm import VLLM
 from labkit.errors import EngineError, LabkitError, ModelError, SchemaError, UsageError
 
@@ -356,19 +357,56 @@ async def real_vllm() -> AsyncIterator[Server]:
         await engine.stop()
 
 
+@asynccontextmanager
+async def simulated_ollama() -> AsyncIterator[Server]:
+    """What labkit simulates of it."""
+    engine = SimulatedOllama(port=free_port(0))
+    await engine.start(context_length=4096)
+    try:
+        yield Server(engine.url, "ollama", "smollm2:135m")
+    finally:
+        await engine.stop()
+
+
+@asynccontextmanager
+async def simulated_vllm() -> AsyncIterator[Server]:
+    """What labkit simulates of it."""
+    engine = SimulatedVLLM(port=free_port(0))
+    await engine.start(max_model_len=4096)
+    try:
+        yield Server(engine.url, "vllm", "smollm2:135m")
+    finally:
+        await engine.stop()
+
+
 Serve = Callable[[], AbstractAsyncContextManager[Server]]
 
 
-@pytest.mark.parametrize(
-    "serve",
-    [
-        pytest.param(real_ollama, marks=pytest.mark.engines),
-        pytest.param(real_vllm, marks=pytest.mark.engines),
-    ],
-)
-async def test_a_server_answers_as_its_engine_does(serve: Serve) -> None:
+REMAINING: dict[str, list[str]] = {"ollama": [], "vllm": []}
+"""What the simulated engines answer in another way than the real ones: nothing that the suite asks."""
+
+
+async def asked(serve: Serve) -> list[contract.Outcome]:
+    """Every check, which must have held."""
     async with serve() as server:
         outcomes = await contract.run(*server)
     print(contract.table(outcomes))
     wrong = [outcome for outcome in outcomes if outcome.status != "held"]
     assert not wrong, contract.table(wrong)
+    return outcomes
+
+
+@pytest.mark.parametrize("serve", [simulated_ollama, simulated_vllm])
+async def test_a_simulated_engine_answers_as_its_engine_does(serve: Serve) -> None:
+    await asked(serve)
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize(
+    ("engine", "real", "simulated"),
+    [("ollama", real_ollama, simulated_ollama), ("vllm", real_vllm, simulated_vllm)],
+)
+async def test_the_real_engine_holds_too_and_nothing_differs(
+    engine: str, real: Serve, simulated: Serve
+) -> None:
+    assert contract.differences(await asked(real), await asked(simulated)) == REMAINING[engine]

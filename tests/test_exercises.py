@@ -206,7 +206,7 @@ def test_a_missing_run_raises_only_for_the_solution(make: Any) -> None:
 def test_verdicts_and_exercises_show_themselves(make: Any) -> None:
     verdict = exercises.check("gap-crossover", make("run"), 8)
     assert 'role="status"' in verdict._repr_html_()
-    assert str(verdict).startswith("✓ Right")
+    assert str(verdict).startswith("✓ Right (live run)")
     html = exercises.load()["gap-crossover"]._repr_html_()
     assert html.count("<details>") == 2
 

@@ -123,6 +123,16 @@ def test_caption_names_depth_machine_verdict_and_each_arms_conditions(run: Run) 
     assert "Measured once" in caption
 
 
+def test_caption_of_a_simulated_run_names_profile_basis_and_band(tmp_path: Path) -> None:
+    said = {"profile": "cpu-x", "basis": "measured", "time_scale": 8.0, "band": {"tokens_per_s": 0.05}}
+    facts = {arm: {"simulated": said} for arm in RATES}
+    figure = figures.gap(make_run(tmp_path / "run", rates=RATES, facts=facts, kind="simulated"))
+    assert figure.caption.startswith("**simulated**")
+    assert "vllm: simulated at 8 times real time from profile cpu-x, measured" in figure.caption
+    assert "tokens/s 1.05" in figure.caption
+    assert "simulated run" in figure.alt
+
+
 def test_a_notebook_gets_chart_picture_and_caption_apart(
     run: Run, shown: Callable[[figures.Figure], list[Any]]
 ) -> None:

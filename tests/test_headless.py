@@ -207,6 +207,16 @@ def test_command_prints_the_table_and_the_failure(write: Write, capsys: pytest.C
     assert "1 / 0" in out
 
 
+def test_auto_says_why_it_is_not_live(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["run", str(write("fine.ipynb", "1")), "--out", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert "not live" in out
+    assert "make engines" in out
+
+
 async def test_an_engine_that_cannot_be_stopped_costs_no_result(write: Write) -> None:
     async def at_once() -> bool:
         return True

@@ -14,7 +14,12 @@ def add(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "notebooks", nargs="*", type=Path, metavar="NOTEBOOK", help="default: all of notebooks/, in order"
     )
-    parser.add_argument("--mode", choices=("auto", "live"), default="auto", help="depth (default: auto)")
+    parser.add_argument(
+        "--mode",
+        choices=("auto", "live", "simulated", "recorded"),
+        default="auto",
+        help="depth (default: auto, which is live if both engines are there, else simulated)",
+    )
     parser.add_argument("--budget", choices=tuple(BUDGETS), default="short", help="how much to measure")
     parser.add_argument(
         "--out", type=Path, default=Path("out"), help="folder for executed .ipynb and .html (default: out)"
@@ -23,10 +28,12 @@ def add(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Execute, print the table, and say what failed."""
-    from labkit import headless
+    """Say why "auto" is not deeper, execute, print the table, and say what failed."""
+    from labkit import depths, headless
 
     notebooks = args.notebooks or sorted(Path("notebooks").glob("*.ipynb"))
+    if args.mode == "auto" and (why := depths.why_not_live(depths.addresses())):
+        _say(why)
     results = headless.execute(notebooks, mode=args.mode, budget=args.budget, out=args.out, progress=_say)
     print(headless.table(results))
     for result in results:

@@ -1,4 +1,4 @@
-"""The live view of one experiment: Run, Stop, one control, what is happening, and a chart."""
+"""The live view of one experiment: Run, Stop, one control, what answers, what is happening, and a chart."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ class RunView:
         *,
         control: ipywidgets.ValueWidget,
         chart: Chart,
+        badge: str,
     ) -> None:
         """Start.
 
@@ -60,6 +61,7 @@ class RunView:
             start: the experiment from beginning to end, given the control's value; cancelled if Stop comes
                 before its first sample.
             halt: makes a running ``start`` return early with what came.
+            badge: one line on what answers, always in sight.
         """
         self._start = start
         self._halt = halt
@@ -73,15 +75,16 @@ class RunView:
         self._run: Run | None = None
         self._status = ipywidgets.HTML()
         self._numbers = ipywidgets.HTML()
-        self.widget = self._layout()
+        self.widget = self._layout(badge)
         self._task = self._begin()
 
-    def _layout(self) -> ipywidgets.Box:
+    def _layout(self, badge: str) -> ipywidgets.Box:
         run, stop = (ipywidgets.Button(description=word) for word in ("Run", "Stop"))
         # callbacks may come in any thread (kernel subshells), so they only pass the click on
         run.on_click(lambda _: self._loop.call_soon_threadsafe(self._press_run))
         stop.on_click(lambda _: self._loop.call_soon_threadsafe(self._press_stop))
-        controls = ipywidgets.Box([run, stop, self._control], layout={"flex_flow": "row wrap"})
+        badge_line = ipywidgets.HTML(f'<span class="labkit-badge">{escape(badge)}</span>')
+        controls = ipywidgets.Box([run, stop, self._control, badge_line], layout={"flex_flow": "row wrap"})
         return ipywidgets.VBox([controls, self._status, self._numbers, self._chart.widget])
 
     def show(self) -> None:

@@ -71,7 +71,9 @@ async def played(tmp_path: Path) -> Played:
 @pytest.fixture
 async def view(played: Played) -> RunView:
     control = ipywidgets.Dropdown(options=[4, 8], value=4, description="Users up to")
-    view = RunView(played.start, played.halt, control=control, chart=GapView([1, 4, 8]))
+    view = RunView(
+        played.start, played.halt, control=control, chart=GapView([1, 4, 8]), badge="live: <real> engines"
+    )
     await played.started.wait()
     played.started.clear()
     return view
@@ -104,6 +106,14 @@ async def test_it_starts_at_once_and_the_result_comes_without_a_click(played: Pl
     run = await view.result()
     assert run.arms == ["ollama", "vllm"]
     assert "Done. Verdict: clean." in status(view)
+
+
+async def test_the_badge_is_in_sight_while_it_runs(played: Played, view: RunView) -> None:
+    badge = view.widget.children[0].children[3].value
+    assert "live: &lt;real&gt; engines" in badge
+    played.end.set_result(None)
+    await view.result()
+    assert view.widget.children[0].children[3].value == badge
 
 
 async def test_status_is_spoken_and_says_phase_step_and_time_left(played: Played, view: RunView) -> None:
