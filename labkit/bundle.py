@@ -156,6 +156,7 @@ class Recorder:
 
     Attributes:
         clock: of the run; all its times are by this one.
+        kind: live | simulated | recorded.
 
     Raises:
         BundleError: not even the first ``run.json`` can be written.
@@ -173,6 +174,7 @@ class Recorder:
     ) -> None:
         self.folder = empty_folder(folder)
         self.clock = RunClock(time.perf_counter(), time_scale)
+        self.kind = kind
         self._trouble: str | None = None
         self._meta: dict[str, Any] = {
             "schema_version": schema.SCHEMA_VERSION,

@@ -26,7 +26,8 @@ from labkit.sim.vllm import VLLM
 DEFAULT = "cpu-2core-smollm2-135m"
 BASES = ("measured", "from datasheets, not measured")
 METRICS = ("tokens_per_s", "itl", "ttft", "queue")
-"""What a band is known for: total tokens/s, and the medians of ITL, TTFT and Ollama's queue wait."""
+"""What a band is known for: total tokens/s, the medians of ITL and TTFT, and, of Ollama, which reports it, of
+the queue wait."""
 
 
 @dataclass(frozen=True)
@@ -243,12 +244,13 @@ def _refused(field: str, value: object, words: str, fix: str) -> UsageError:
 def _engine(record: Record) -> EngineProfile:
     cost, band, limits = (record.record(name) for name in ("cost", "band", "limits"))
     cost.no_others("ridge", *TERMS)
+    band.no_others(*METRICS)
     return EngineProfile(
         record.get("version", str),
         record.get("quantisation", str),
         {term: cost.number(term) for term in TERMS},
         cost.number("ridge"),
-        {metric: band.number(metric) for metric in METRICS},
+        {metric: band.number(metric) for metric in METRICS if metric in band.data},
         {name: limits.number(name) for name in limits.data},
     )
 

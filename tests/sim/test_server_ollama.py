@@ -70,7 +70,8 @@ async def test_durations_are_simulated_and_add_up(start: Start) -> None:
     assert isinstance(core, Core)
     for answer in (cold, warm):
         unexplained = answer["total_duration"] - sum(answer[part] for part in parts)
-        assert -10 <= unexplained <= core.hop_s * 1e9 + 10
+        handed_over = core.hop_s + core.hop_token_s * answer["prompt_eval_count"]
+        assert -10 <= unexplained <= handed_over * 1e9 + 10
     assert cold["load_duration"] == pytest.approx(core.load_s * 1e9, abs=10)
     assert warm["load_duration"] == 1
     assert (warm["eval_count"], warm["done_reason"]) == (4, "length")
