@@ -8,6 +8,7 @@ like it is read from where they part, from an idle slot or the host's prompt cac
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
 
@@ -201,12 +202,13 @@ class Ollama:
     def _admit(self, runner: Runner, now: float) -> None:
         while runner.waiting and (free := [slot for slot in runner.slots if slot.request is None]):
             request = runner.waiting.popleft()
-            alike = {id(slot): _common(slot.tokens, request.prompt) for slot in free}
-            slot = max(free, key=lambda s: alike[id(s)])
-            if alike[id(slot)] <= 0.1 * len(request.prompt):
+            alike, best = _most_alike([slot.tokens for slot in free], request.prompt)
+            slot = free[best]
+            if alike <= 0.1 * len(request.prompt):
                 slot = min(free, key=lambda s: s.used_s)
-            hosted = max((_common(tokens, request.prompt) for tokens in runner.host_cache), default=0)
-            request.cached = min(max(hosted, alike[id(slot)]), len(request.prompt) - 1)
+                alike, _ = _most_alike([slot.tokens], request.prompt)
+            hosted, _ = _most_alike(runner.host_cache, request.prompt)
+            request.cached = min(max(hosted, alike), len(request.prompt) - 1)
             runner.host_cache = [*runner.host_cache, slot.tokens][-HOST_CACHED:]
             request.computed, slot.request = request.cached, request
             start = runner.begins_s if runner.begins_s > now else now + self.hop_s
@@ -222,6 +224,15 @@ class Ollama:
 def batch(context: int) -> int:
     """Tokens a step, by the context of all slots together; what Ollama asks of ``llama-server``."""
     return 512 if context <= 4096 else 1024 if context <= 32768 else 2048
+
+
+def _most_alike(held: Sequence[tuple[int, ...]], prompt: tuple[int, ...]) -> tuple[int, int]:
+    """Tokens of the longest common beginning, and whose it is (the first one's if there is none)."""
+    length, best = 0, 0
+    for index, tokens in enumerate(held):
+        if tokens[: length + 1] == prompt[: length + 1]:  # else it is no longer than what was found
+            length, best = _common(tokens, prompt), index
+    return length, best
 
 
 def _common(first: tuple[int, ...], second: tuple[int, ...]) -> int:

@@ -22,7 +22,7 @@ class VLLM:
     def __init__(
         self, cost: Cost, pool: BlockPool, *, seqs: int, budget: int, max_queue: int | None = None
     ) -> None:
-        """At most ``seqs`` requests and ``budget`` tokens a step, ``max_queue`` waiting (None: no limit)."""
+        """At most ``seqs`` requests and ``budget`` tokens a step, ``max_queue`` unfinished (None: any)."""
         self.cost, self.pool = cost, pool
         self.seqs, self.budget, self.max_queue = seqs, budget, max_queue
         self.waiting: deque[Request] = deque()
@@ -34,7 +34,7 @@ class VLLM:
 
     def submit(self, request: Request, now: float) -> None:
         """Put it into the queue. Raises :class:`Refused` if that is bounded and full."""
-        if self.max_queue is not None and len(self.waiting) >= self.max_queue:
+        if self.max_queue is not None and len(self.waiting) + len(self.running) >= self.max_queue:
             raise Refused
         request.sent_s = now
         request.chain = chain(request.prompt + request.answer, self.pool.size)
