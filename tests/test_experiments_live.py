@@ -20,6 +20,7 @@ from labkit.engines.ollama import Ollama
 from labkit.experiments import Arm, Progress, sweep
 from labkit.schema import OUTCOMES
 from labkit.workload import Workload
+from tests.under_load import assert_accounted, once_under_load
 
 pytestmark = pytest.mark.engines
 
@@ -57,27 +58,6 @@ async def measured(folder: Path, hear: Callable[[Progress], object], engine: Oll
     arms = [Arm("Ollama", engine, MODEL)]
     experiment = sweep(arms, [2], workload=WORKLOAD, budget=BUDGET, seed=1, folder=folder)
     return await experiment.run(hear)
-
-
-def assert_accounted(run: Run) -> None:
-    """Every planned request is in one bucket."""
-    assert run.requests["outcome"].is_in(OUTCOMES).all()
-    for record in run.meta["levels"]:
-        assert record["planned"] == sum(record[word] for word in OUTCOMES)
-
-
-def once_under_load(act: Callable[[], None]) -> Callable[[Progress], None]:
-    """Does it when tokens flow at the measured level."""
-    done = False
-
-    def hear(progress: Progress) -> None:
-        nonlocal done
-        measuring = progress.step is not None and progress.step.phase == "measure"
-        if not done and measuring and progress.frame and progress.frame.tokens:
-            done = True
-            act()
-
-    return hear
 
 
 async def test_the_child_killed_under_load_fails_its_answers_and_no_others(

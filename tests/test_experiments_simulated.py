@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from labkit.budget import Budget
-from labkit.bundle import Run
 from labkit.engines import process
 from labkit.engines.managed import ManagedEngine
 from labkit.engines.simulated import SimulatedOllama, SimulatedVLLM
-from labkit.experiments import Arm, Experiment, Progress, staircase, sweep
+from labkit.experiments import Arm, Experiment, staircase, sweep
 from labkit.schema import OUTCOMES
 from labkit.workload import Workload
+from tests.under_load import assert_accounted, once_under_load
 
 MODEL = "smollm2:135m"
 BUDGET = Budget("test", (2, 4), (2, 4), rounds=2, max_s=60, repeats=1)
@@ -40,33 +40,12 @@ def experiment(engine: ManagedEngine, folder: Path) -> Experiment:
     return sweep(arms, [2, 4], workload=Workload(), budget=BUDGET, seed=1, folder=folder)
 
 
-def assert_accounted(run: Run) -> None:
-    """Every planned request is in one bucket, in the account and in the rows."""
-    assert run.requests["outcome"].is_in(OUTCOMES).all()
-    assert len(run.requests) == sum(record["planned"] for record in run.meta["levels"])
-    for record in run.meta["levels"]:
-        assert record["planned"] == sum(record[word] for word in OUTCOMES)
-
-
-def once_under_load(act: Callable[[], None]) -> Callable[[Progress], None]:
-    """Does it when tokens flow at a measured level."""
-    done = False
-
-    def hear(progress: Progress) -> None:
-        nonlocal done
-        measuring = progress.step is not None and progress.step.phase == "measure"
-        if not done and measuring and progress.frame and progress.frame.tokens:
-            done = True
-            act()
-
-    return hear
-
-
 async def test_a_quiet_run_is_accounted_for_and_says_what_it_is(
     engine: ManagedEngine, tmp_path: Path
 ) -> None:
     run = await experiment(engine, tmp_path / "run").run()
     assert_accounted(run)
+    assert len(run.requests) == sum(record["planned"] for record in run.meta["levels"])
     assert run.kind == "simulated"
     assert set(run.requests["outcome"]) == {"ok"}
     assert all(arm["facts"]["simulated"]["profile"] for arm in run.meta["arms"].values())
