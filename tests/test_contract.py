@@ -359,11 +359,11 @@ async def real_vllm() -> AsyncIterator[Server]:
 
 @asynccontextmanager
 async def simulated_ollama() -> AsyncIterator[Server]:
-    """What labkit simulates of it."""
+    """What labkit simulates of it, with the model by the name that the real one has for it."""
     engine = SimulatedOllama(port=free_port(0))
     await engine.start(context_length=4096)
     try:
-        yield Server(engine.url, "ollama", "smollm2:135m")
+        yield Server(engine.url, "ollama", models.find("smollm2:135m").ollama.name)
     finally:
         await engine.stop()
 
