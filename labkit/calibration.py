@@ -47,7 +47,7 @@ class Found:
             have = {
                 user
                 for source in self.sources
-                if source.engine == engine and _asks(source.run, workload)
+                if source.engine == engine and workload.asked_in(source.run.meta["workload"])
                 for user in source.users or ()
             }
             if wanted := tuple(user for user in users if user not in have):
@@ -59,10 +59,18 @@ def look(runs: Iterable[Run], engines: Sequence[str]) -> Found:
     """The cells of these runs, one arm an engine and shape: of several the one that served most at once, for
     it shows most, and of these the newest. What cannot stand for an engine is left out with the reason."""
     found = Found([], [])
-    arms = [(run, arm, shape) for run in runs for shape in CELLS if _asks(run, shape[0]) for arm in run.arms]
+    arms = [
+        (run, arm, shape)
+        for run in runs
+        for shape in CELLS
+        if shape[0].asked_in(run.meta["workload"])
+        for arm in run.arms
+    ]
     for run, arm, (workload, users) in sorted(arms, key=_telling, reverse=True):
         source = Source(run, arm, tuple(user for user in users if user in _levels(run, arm)))
-        known = any(s.engine == source.engine and _asks(s.run, workload) for s in found.sources)
+        known = any(
+            s.engine == source.engine and workload.asked_in(s.run.meta["workload"]) for s in found.sources
+        )
         if source.engine not in engines or not source.users or known:
             continue
         try:
@@ -99,17 +107,6 @@ async def measure(
     folder = paths.runs() / f"calibration-{datetime.now():%Y%m%d-%H%M%S-%f}"
     experiment = experiments.sweep([arm], users, workload=workload, budget=BUDGET, seed=seed, folder=folder)
     return Source(await experiment.run(report), arm.name, tuple(users))
-
-
-def _asks(run: Run, workload: Workload) -> bool:
-    """Whether a run asked questions of this shape."""
-    return all(run.meta["workload"].get(name) == value for name, value in _plain(workload).items())
-
-
-def _plain(workload: Workload) -> dict[str, object]:
-    return {
-        name: list(value) if isinstance(value, tuple) else value for name, value in workload.as_dict().items()
-    }
 
 
 def _levels(run: Run, arm: str) -> set[int]:

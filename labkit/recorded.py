@@ -12,9 +12,8 @@ import orjson
 from labkit import paths
 from labkit.bundle import Run, empty_folder, read_meta
 from labkit.engines import model_table
-from labkit.engines.ollama_settings import OllamaSettings
-from labkit.engines.vllm_settings import VLLMSettings
 from labkit.errors import UsageError
+from labkit.sim.rerun import whole_settings
 from labkit.workload import Workload
 
 LOG_BYTES = 20_000
@@ -63,7 +62,7 @@ def find(settings: Settings, *, model: str, workload: Workload, users: Sequence[
     levels = {
         folder: levels_of(meta) & set(users)
         for folder, meta in there.items()
-        if _same_engines(meta, settings, served) and _same_questions(meta, workload)
+        if _same_engines(meta, settings, served) and workload.asked_in(meta["workload"])
     }
     best = max(levels, key=lambda folder: len(levels[folder]), default=None)
     if best is None or not levels[best]:
@@ -110,22 +109,9 @@ def _same_engines(meta: Meta, settings: Settings, served: Mapping[str, str]) -> 
         return False
     return all(
         arm["facts"].get("model") == served[engine]
-        and _whole(arm, arm["settings"]) == _whole(arm, settings[engine])
+        and whole_settings(arm, arm["settings"]) == whole_settings(arm, settings[engine])
         for engine, arm in arms.items()
     )
-
-
-def _whole(arm: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings of a server, with labkit's defaults on the arm's device where none was given."""
-    if arm["engine"] == "ollama":
-        return OllamaSettings.of(settings).as_dict()
-    on_cpu = str(arm["facts"].get("device")).startswith("cpu")
-    return VLLMSettings.of(settings).resolved("cpu" if on_cpu else "cuda").as_dict()
-
-
-def _same_questions(meta: Meta, workload: Workload) -> bool:
-    asked = orjson.loads(orjson.dumps(workload.as_dict()))  # as it is in a run.json
-    return all(meta["workload"].get(name) == value for name, value in asked.items())
 
 
 def _side_by_side(settings: Settings, workload: Mapping[str, Any], users: Iterable[int]) -> str:

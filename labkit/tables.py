@@ -25,6 +25,11 @@ _TYPES: dict[str, type[pl.DataType]] = {
 }
 
 
+def columns(table: str) -> dict[str, type[pl.DataType]]:
+    """A table's columns and their types, as polars has them."""
+    return {name: _TYPES[kind] for name, kind in TABLES[table].items()}
+
+
 def read_table(folder: Path, table: str) -> tuple[pl.DataFrame, str | None]:
     """A table from parquet, or from rows that were never converted; a note if something was amiss.
 
@@ -32,7 +37,7 @@ def read_table(folder: Path, table: str) -> tuple[pl.DataFrame, str | None]:
         BundleError: the file cannot be read; names it.
         SchemaError: a column is missing or of another type; names both.
     """
-    expected = {name: _TYPES[kind] for name, kind in TABLES[table].items()}
+    expected = columns(table)
     path = folder / f"{table}.parquet"
     if path.exists() and not (folder / f"{table}.rows").exists():
         return _read_parquet(path, expected), None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,11 @@ class Workload:
         if missing <= 0:
             return ask
         return f"{ask} Use these words: {' '.join(rng.choices(words['plain'], k=missing - 3))}"
+
+    def asked_in(self, described: Mapping[str, Any]) -> bool:
+        """Whether a run whose ``run.json`` describes its workload so asked these questions."""
+        plain = {name: list(v) if isinstance(v, tuple) else v for name, v in self.as_dict().items()}
+        return all(described.get(name) == value for name, value in plain.items())
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for ``run.json``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,13 @@ from tests.sim import truth
 SHAPES = {"short": LONG_OUT, "long": LONG_IN}
 
 
+def plain(workload: Workload) -> dict[str, Any]:
+    """As it is in a ``run.json``."""
+    return dict(json.loads(json.dumps(workload.as_dict())))
+
+
 def run(engine: str, shape: str, *, started: str = "2026-01-01", slots: int = 4, **options: Any) -> Run:
-    made = truth.run(engine, shape, workload=calibration._plain(SHAPES[shape]), **options)
+    made = truth.run(engine, shape, workload=plain(SHAPES[shape]), **options)
     made.meta["started_at"] = started
     made.meta["arms"][made.arms[0]]["facts"]["slots"] = slots
     return made
@@ -43,7 +49,7 @@ def test_other_levels_of_a_run_are_not_used() -> None:
 
 def test_another_shape_is_no_cell() -> None:
     other = run("vllm", "short")
-    other.meta["workload"] = calibration._plain(Workload(output_tokens=65))
+    other.meta["workload"] = plain(Workload(output_tokens=65))
     assert calibration.look([other], ("vllm",)).sources == []
 
 

@@ -119,8 +119,8 @@ def check(source: Source) -> None:
     run, tried = source.run, f"calibrate from {source.run.path.name}, {source.arm}"
     if run.kind == "simulated":
         raise CalibrationRefused(tried, "it is simulated itself", "measure on the real engine")
-    foreign = [reason for reason in run.verdict.reasons if source.arm in reason]
     if run.verdict.word == "contaminated":
+        foreign = [reason for reason in run.verdict.reasons if source.arm in reason]
         raise CalibrationRefused(tried, "; ".join(foreign) or "it is contaminated", "measure again, alone")
     drift = verdict.judge_drift(
         source.arm, [record for record in run.meta["levels"] if record["arm"] == source.arm]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
-from labkit import schema
 from labkit.bundle import Run
 from labkit.engines.ollama_settings import OllamaSettings
 from labkit.engines.vllm_settings import VLLMSettings
@@ -16,6 +15,7 @@ from labkit.sim.drive import closed_loop
 from labkit.sim.profile import Profile, build
 from labkit.sim.request import Request
 from labkit.summary import summarise
+from labkit.tables import columns
 
 PAUSE_S = 1.0
 """Between two levels; long enough for nothing to be left over."""
@@ -50,13 +50,16 @@ def levels(run: Run, arm: str) -> list[Level]:
     return found
 
 
-def settings(run: Run, arm: str) -> dict[str, Any]:
-    """What the arm's engine was started with, defaults filled in."""
-    asked, facts = run.meta["arms"][arm]["settings"], run.meta["arms"][arm]["facts"]
-    if run.meta["arms"][arm]["engine"] == "ollama":
-        return OllamaSettings.of(asked).as_dict()
-    cpu = str(facts.get("device") or "cpu").startswith("cpu")
-    return VLLMSettings.of(asked).resolved("cpu" if cpu else "cuda").as_dict()
+def whole_settings(arm: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of an arm's server started with these: labkit's defaults on its device where none is.
+
+    Args:
+        arm: as ``run.json`` describes it.
+    """
+    if arm["engine"] == "ollama":
+        return OllamaSettings.of(given).as_dict()
+    on_cpu = str(arm["facts"].get("device")).startswith("cpu")
+    return VLLMSettings.of(given).resolved("cpu" if on_cpu else "cuda").as_dict()
 
 
 def rerun(
@@ -67,7 +70,8 @@ def rerun(
     Returns:
         By users and repeat, a row of :func:`labkit.summary.summarise`.
     """
-    engine = build(profile, run.meta["arms"][arm]["engine"], settings(run, arm))
+    described = run.meta["arms"][arm]
+    engine = build(profile, described["engine"], whole_settings(described, described["settings"]))
     shared = _shared(run)
     now, predicted = 0.0, {}
     for level in levels(run, arm):
@@ -137,10 +141,9 @@ def tables(done: list[Request], labels: dict[str, Any]) -> tuple[pl.DataFrame, p
         for request in done
     ]
     times = [(request.id, at, 1, False) for request in done for at in request.token_s]
-    kinds = {"i64": pl.Int64, "f64": pl.Float64, "str": pl.String, "bool": pl.Boolean}
     return (
-        pl.DataFrame(rows, schema={name: kinds[kind] for name, kind in schema.REQUESTS.items()}),
-        pl.DataFrame(times, schema={n: kinds[k] for n, k in schema.TOKENS.items()}, orient="row"),
+        pl.DataFrame(rows, schema=columns("requests")),
+        pl.DataFrame(times, schema=columns("tokens"), orient="row"),
     )
 
 

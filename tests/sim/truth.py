@@ -14,7 +14,7 @@ from labkit.sim import profile
 from labkit.sim.drive import closed_loop
 from labkit.sim.profile import Profile, build
 from labkit.sim.request import Request
-from labkit.sim.rerun import settings, tables
+from labkit.sim.rerun import tables, whole_settings
 
 COEFFICIENTS = {
     "step": 0.004,
@@ -71,7 +71,7 @@ def run(
         pl.DataFrame(),
         Path(shape),
     )
-    served = build(truth or known(engine), engine, settings(made, arm))
+    served = build(truth or known(engine), engine, whole_settings(made.meta["arms"][arm], asked))
     true_seconds, pace, draw = served.cost.seconds, [1.0], random.Random(shape)
     object.__setattr__(served.cost, "seconds", lambda work: pace[0] * true_seconds(work))
     prompt, answer = SHAPES[shape]
