@@ -211,7 +211,7 @@ def test_verdicts_and_exercises_show_themselves(make: Any) -> None:
     assert html.count("<details>") == 2
 
 
-GOOD = (Path(__file__).parent.parent / "data" / "exercises" / "the_gap.toml").read_text()
+GOOD = (Path(__file__).parent.parent / "data" / "exercises" / "05_the_gap.toml").read_text()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from synthetic import make_run
 
 from labkit import figures
 from labkit.bundle import Run
+from labkit.figures.base import INK, styles
+from labkit.figures.gap import gap_data
 
 RATES = {"ollama": {1: 41, 4: 42, 16: 40}, "vllm": {1: 15, 4: 48, 16: 160}}
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -39,7 +41,7 @@ def shown() -> Callable[[figures.Figure], list[Any]]:
 
 
 def test_data_are_the_summary_one_row_per_arm_and_level(run: Run) -> None:
-    data = figures.gap_data(run)
+    data = gap_data(run)
     assert data.select("arm", "engine", "level").rows() == [
         (arm, arm, level) for arm in ("ollama", "vllm") for level in (1, 4, 16)
     ]
@@ -54,7 +56,7 @@ def test_both_forms_draw_each_arm_in_its_engines_colour(run: Run) -> None:
 
 
 def test_arms_of_one_engine_differ_by_marker() -> None:
-    looks = figures.styles({"Ollama, 1 slot": "ollama", "Ollama, 4 slots": "ollama", "vLLM": "vllm"})
+    looks = styles({"Ollama, 1 slot": "ollama", "Ollama, 4 slots": "ollama", "vLLM": "vllm"})
     one, four, vllm = looks.values()
     assert one.colour == four.colour != vllm.colour
     assert one.marker != four.marker
@@ -64,7 +66,7 @@ def test_servers_of_no_known_engine_as_bench_records_them_are_drawn_in_grey(run:
     for arm in run.meta["arms"].values():
         arm["engine"] = ""
     figure = figures.gap(run)
-    assert {t.line.color for t in figure.plotly.data} == {figures.INK}
+    assert {t.line.color for t in figure.plotly.data} == {INK}
 
 
 def test_lower_bounds_are_hollow_and_the_caption_says_so(run: Run) -> None:

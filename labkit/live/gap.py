@@ -11,9 +11,10 @@ import plotly.basewidget  # noqa: F401
 import plotly.graph_objects as go
 import polars as pl
 
-from labkit import figures
 from labkit.bundle import Run
 from labkit.experiments import Progress, Step
+from labkit.figures.base import CONFIG, INK
+from labkit.figures.gap import draw_gap, gap_data
 from labkit.load.process import Frame
 
 WINDOW_S = 2.0
@@ -24,7 +25,7 @@ _PANELS = 2  # the empty chart has a line in each; the first one becomes the poi
 
 
 class GapView:
-    """A plotly FigureWidget with the two panels of :func:`labkit.figures.draw_gap`.
+    """A plotly FigureWidget with the two panels of :func:`labkit.figures.gap.draw_gap`.
 
     Attributes:
         widget: to be placed in a view.
@@ -34,9 +35,9 @@ class GapView:
     def __init__(self, levels: Sequence[int]) -> None:
         """An empty chart with room for these numbers of users."""
         self._levels: list[int] | None = list(levels)
-        self.widget = go.FigureWidget(figures.draw_gap(_no_data()))
-        self.widget._config = figures.CONFIG
-        marker = {"symbol": "circle-open-dot", "size": 13, "color": figures.INK}
+        self.widget = go.FigureWidget(draw_gap(_no_data()))
+        self.widget._config = CONFIG
+        marker = {"symbol": "circle-open-dot", "size": 13, "color": INK}
         self._now = self.widget.data[0].update(name=_NOW, mode="markers", marker=marker, showlegend=True)
         self.clear()
 
@@ -66,7 +67,7 @@ class GapView:
             self._draw_axis(self._levels)
             self._levels = None  # the reader may zoom
         if self._run is not None:
-            self._draw_levels(figures.gap_data(self._run))
+            self._draw_levels(gap_data(self._run))
             self._run = None
         if self._step is not None and self._step.phase == "measure" and len(self._frames) > 1:
             first, *later = self._frames
@@ -77,7 +78,7 @@ class GapView:
 
     def _draw_levels(self, data: pl.DataFrame) -> None:
         self.points = data.height
-        drawn = figures.draw_gap(data)
+        drawn = draw_gap(data)
         present = {(line.name, line.meta): line for line in self.widget.data}
         self.widget.add_traces([line for line in drawn.data if (line.name, line.meta) not in present])
         with self.widget.batch_update():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,28 +11,8 @@ import polars as pl
 
 from labkit.bundle import Run
 from labkit.crossover import Crossover, crossover
+from labkit.exercises.base import Answer, Runs, Solver
 from labkit.sides import NOISE, Missing, Side, both, people, ratio, shared, waiting
-
-Answer = float | str
-Runs = tuple[Run, ...]
-
-
-@dataclass(frozen=True)
-class Solver:
-    """How one exercise is judged.
-
-    Attributes:
-        solve: the right answer on these runs.
-        judge: whether an answer is right, and why, in numbers.
-        wrong: per rule of the gallery, what somebody who makes that mistake would answer; None if the mistake
-            leads nowhere on these runs.
-        runs: how many runs it takes.
-    """
-
-    solve: Callable[[Runs], Answer]
-    judge: Callable[[Runs, Answer], tuple[bool, str]]
-    wrong: Mapping[str, Callable[[Runs], Answer | None]]
-    runs: int = 1
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,17 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from labkit import exercises_gap, paths, records
+from labkit import paths, records
 from labkit.bundle import Run
 from labkit.errors import LabkitError, UsageError
-from labkit.exercises_gap import Answer, Runs, Solver
+from labkit.exercises import gap
+from labkit.exercises.base import Answer, Runs, Solver
 from labkit.records import Record
 from labkit.sides import Missing
 
 KINDS = ("number", "choice")
 
-SOLVERS: dict[str, Solver] = {**exercises_gap.SOLVERS}
+SOLVERS: dict[str, Solver] = {**gap.SOLVERS}
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise; the fields are explained at the top of ``data/exercises/the_gap.toml``."""
+    """One exercise; the fields are explained at the top of ``data/exercises/05_the_gap.toml``."""
 
     id: str
     question: str

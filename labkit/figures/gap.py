@@ -1,22 +1,11 @@
-"""Finished figures: data by one function each, drawn by plotly to explore and by matplotlib as its PNG twin.
-
-In a notebook a figure is three outputs: the interactive chart, the picture with alternative text for readers
-without JavaScript, and the caption with the conditions. The live views draw with the same functions.
-"""
+"""The headline figure: total tokens/s and TTFT against the number of users."""
 
 from __future__ import annotations
 
-import base64
-import io
-import json
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import plotly.graph_objects as go
 import polars as pl
-from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
 from matplotlib.ticker import NullFormatter, NullLocator, StrMethodFormatter
@@ -24,71 +13,26 @@ from plotly.subplots import make_subplots
 
 from labkit.bundle import Run
 from labkit.crossover import Crossover, crossover
-from labkit.summary import LOWER_BOUND_SHARE, caption
+from labkit.figures.base import (
+    CLEAR,
+    GRID,
+    INK,
+    SHADE,
+    Figure,
+    Style,
+    badge_note,
+    conditions,
+    markdown,
+    number,
+    picture_png,
+    styles,
+)
+from labkit.summary import LOWER_BOUND_SHARE
 
-COLOURS = {"ollama": "#0072B2", "vllm": "#D55E00"}
-"""Okabe and Ito's blue and vermillion, told apart with any colour vision; dashes say the same again."""
-
-INK = "#7a7a7a"
-"""Text and axes of interactive charts: readable on JupyterLab's light and on its dark page."""
-
-CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False}
-"""Plotly's toolbar without the button that uploads the chart to the vendor's cloud."""
-
-_DASHES = {"ollama": ("solid", "-"), "vllm": ("dash", "--")}
-_OTHER_DASH = ("dot", ":")  # of a server that bench was pointed at, whose engine is not known
-_MARKERS = (("circle", "o"), ("square", "s"), ("diamond", "D"), ("triangle-up", "^"))
-_METRICS = {"tokens_per_s": "tokens/s", "itl": "ITL", "ttft": "TTFT", "queue": "queue wait"}
-"""Words for what a simulated arm's band is known for."""
-_SHADE = "rgba(127,127,127,0.18)"
-_GRID = "rgba(127,127,127,0.3)"
-_CLEAR = "rgba(0,0,0,0)"
 _NOTHING = "the run ended before its first level did."
 _RATE_TITLE = "total tokens/s"
 _TTFT_TITLE = "TTFT, ms: p50 thick, p95 thin"
 _USERS_TITLE = "users at once"
-
-
-@dataclass(frozen=True)
-class Style:
-    """How one arm looks; each pair is plotly's word and matplotlib's."""
-
-    colour: str
-    dash: tuple[str, str]
-    marker: tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One figure in all its forms.
-
-    Attributes:
-        data: the table behind it.
-        plotly: the interactive chart.
-        png: the same as a picture; write it to a file as it is.
-        alt: in words what is to be seen, with the last values.
-        caption: depth, conditions and reservations, in Markdown.
-        depth: live | simulated | recorded.
-    """
-
-    data: pl.DataFrame
-    plotly: go.Figure
-    png: bytes
-    alt: str
-    caption: str
-    depth: str
-
-    def _ipython_display_(self) -> None:
-        chart = {**json.loads(self.plotly.to_json()), "config": CONFIG}
-        words = "An interactive chart; the picture below shows the same."
-        self._show({"application/vnd.plotly.v1+json": chart, "text/plain": words})
-        picture = base64.b64encode(self.png).decode()
-        self._show({"image/png": picture, "text/plain": self.alt}, {"image/png": {"alt": self.alt}})
-        self._show({"text/markdown": self.caption, "text/plain": self.caption})
-
-    def _show(self, forms: dict[str, Any], about: dict[str, Any] | None = None) -> None:
-        marked = {"labkit": {"depth": self.depth}, **(about or {})}
-        display(forms, raw=True, metadata=marked)  # type: ignore[no-untyped-call]
 
 
 def gap(run: Run) -> Figure:
@@ -101,7 +45,7 @@ def gap(run: Run) -> Figure:
     return Figure(
         data,
         draw_gap(data, crossings),
-        _gap_png(data, crossings, _note(run)),
+        _gap_png(data, crossings, badge_note(run)),
         _gap_alt(run, data, crossings),
         _caption(run, data, crossings),
         run.kind,
@@ -129,16 +73,6 @@ def gap_data(run: Run) -> pl.DataFrame:
     )
 
 
-def styles(engines: dict[str, str]) -> dict[str, Style]:
-    """A look for each arm (name to engine): engines differ by colour and dashes, their arms by marker."""
-    looks: dict[str, Style] = {}
-    for arm, engine in engines.items():
-        nth = sum(engines[other] == engine for other in looks)
-        colour, dash = COLOURS.get(engine, INK), _DASHES.get(engine, _OTHER_DASH)
-        looks[arm] = Style(colour, dash, _MARKERS[nth % len(_MARKERS)])
-    return looks
-
-
 def draw_gap(data: pl.DataFrame, crossings: Sequence[Crossover] = ()) -> go.Figure:
     """The interactive gap chart: tokens/s above TTFT, one above the other so that it fits a narrow window."""
     chart = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.06)
@@ -151,24 +85,24 @@ def draw_gap(data: pl.DataFrame, crossings: Sequence[Crossover] = ()) -> go.Figu
     levels = data["level"].unique().sort().to_list()
     for found in _drawn(crossings):
         low, high = found.low, min(found.high, levels[-1])
-        chart.add_vrect(x0=low, x1=high, fillcolor=_SHADE, line_width=0, layer="below")
+        chart.add_vrect(x0=low, x1=high, fillcolor=SHADE, line_width=0, layer="below")
         chart.add_vline(x=found.users, line={"color": INK, "dash": "dot", "width": 1.5})
     chart.update_layout(
         template="none",
         height=520,
         autosize=True,
         margin={"l": 64, "r": 16, "t": 40, "b": 48},
-        paper_bgcolor=_CLEAR,
-        plot_bgcolor=_CLEAR,
+        paper_bgcolor=CLEAR,
+        plot_bgcolor=CLEAR,
         font={"color": INK},
-        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "bgcolor": _CLEAR},
-        modebar={"bgcolor": _CLEAR, "color": INK, "activecolor": INK},
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "bgcolor": CLEAR},
+        modebar={"bgcolor": CLEAR, "color": INK, "activecolor": INK},
     )
     chart.update_xaxes(
-        type="log", tickvals=levels, ticktext=[str(n) for n in levels], gridcolor=_GRID, zeroline=False
+        type="log", tickvals=levels, ticktext=[str(n) for n in levels], gridcolor=GRID, zeroline=False
     )
     chart.update_xaxes(title=_USERS_TITLE, row=2)
-    chart.update_yaxes(gridcolor=_GRID, zeroline=False, automargin=True)
+    chart.update_yaxes(gridcolor=GRID, zeroline=False, automargin=True)
     chart.update_yaxes(title=_RATE_TITLE, rangemode="tozero", row=1)
     chart.update_yaxes(title=_TTFT_TITLE, type="log", dtick=1, row=2)
     return chart
@@ -266,10 +200,7 @@ def _gap_png(data: pl.DataFrame, crossings: list[Crossover], note: str) -> bytes
     ttft.set_yscale("log")
     ttft.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     ttft.yaxis.set_minor_formatter(NullFormatter())
-    picture.supxlabel(note, fontsize=8, color="0.4", x=0.99, ha="right")
-    out = io.BytesIO()
-    picture.savefig(out, format="png")
-    return out.getvalue()
+    return picture_png(picture, note)
 
 
 def _line(
@@ -295,9 +226,9 @@ def _gap_alt(run: Run, data: pl.DataFrame, crossings: list[Crossover]) -> str:
         first, last = rows.row(0, named=True), rows.row(-1, named=True)
         parts.append(
             f"{arm}: from {first['level']} to {last['level']} users, total tokens per second go from "
-            f"{_number(first['tokens_per_s'])} to {_number(last['tokens_per_s'])}, the median time to first "
-            f"token from {_number(first['ttft_ms_p50'])} to {_number(last['ttft_ms_p50'])} ms, its 95th "
-            f"percentile to {_number(last['ttft_ms_p95'])} ms."
+            f"{number(first['tokens_per_s'])} to {number(last['tokens_per_s'])}, the median time to first "
+            f"token from {number(first['ttft_ms_p50'])} to {number(last['ttft_ms_p50'])} ms, its 95th "
+            f"percentile to {number(last['ttft_ms_p95'])} ms."
         )
     said = [found.sentence for found in crossings]
     charts = f"Two line charts of a {run.kind} run over the number of users at once."
@@ -305,16 +236,8 @@ def _gap_alt(run: Run, data: pl.DataFrame, crossings: list[Crossover]) -> str:
 
 
 def _caption(run: Run, data: pl.DataFrame, crossings: list[Crossover]) -> str:
-    host, verdict = run.meta["host"], run.meta["verdict"]
     repeats = max(data["repeats"].to_list(), default=0)
-    lines = [
-        f"**{run.kind}** · {host['cpu']}, {host['cores']} cores · {run.meta['started_at']} · "
-        f"verdict **{verdict['word']}**",
-        *(f"- {name}: {caption(arm)}" for name, arm in run.meta["arms"].items()),
-        *_origins(run),
-        *(f"- {found.sentence}" for found in crossings),
-        *(f"- {reason}" for reason in verdict["reasons"]),
-    ]
+    lines = [*conditions(run), *(f"- {found.sentence}" for found in crossings)]
     if repeats > 1:
         lines.append(f"- Points are medians of {repeats} repeats, bars their range.")
     elif repeats == 1:
@@ -326,35 +249,4 @@ def _caption(run: Run, data: pl.DataFrame, crossings: list[Crossover]) -> str:
             f"- Hollow points: more than {LOWER_BOUND_SHARE:.0%} of the requests failed or did not end in "
             "time, so the latencies are those of the rest, and lower bounds."
         )
-    if run.partial:
-        lines.append(f"- Not whole: {run.partial}.")
-    return "\n".join([lines[0], "", *lines[1:]])
-
-
-def _origins(run: Run) -> list[str]:
-    """Where the numbers of simulated arms come from, and how far they may be off."""
-    lines = []
-    for name, arm in run.meta["arms"].items():
-        if said := arm["facts"].get("simulated"):
-            band = ", ".join(f"{_METRICS[of]} {1 + half:.2f}" for of, half in said["band"].items())
-            lines.append(
-                f"- {name}: simulated at {said['time_scale']:.3g} times real time from profile "
-                f"{said['profile']}, {said['basis']}; nine times of ten the real engine is within these "
-                f"factors of it: {band}"
-            )
-    return lines
-
-
-def _note(run: Run) -> str:
-    """The picture's own badge: a picture travels without its caption."""
-    origins = [arm["facts"].get("simulated") for arm in run.meta["arms"].values()]
-    if profiles := sorted({f"profile {said['profile']}" for said in origins if said}):
-        return " · ".join([run.kind, *profiles])
-    when = f" {run.meta['started_at'][:10]}" if run.kind == "recorded" else ""
-    return f"{run.kind}{when} · {run.meta['host']['cpu']}"
-
-
-def _number(value: float | None) -> str:
-    if value is None or math.isnan(value):
-        return "unknown"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return markdown(lines)
