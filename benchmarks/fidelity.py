@@ -21,15 +21,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from labkit import depths, experiments, paths, recorded
+from labkit import depths, designs, paths, recorded
 from labkit.budget import BUDGETS
 from labkit.bundle import Run
 from labkit.calibration import LONG_IN, LONG_OUT, SHARED, USERS
+from labkit.designs import Load
 from labkit.experiments import Progress
 from labkit.sim import profile
 from labkit.sim.calibrate import COLUMNS, Calibration, Source, calibrate, counts
 from labkit.sim.rerun import measured, rerun
-from labkit.sweeps import Order
+from labkit.sweeps import Order, Side
 from labkit.workload import Workload
 
 FIT_USERS = tuple(sorted(USERS))
@@ -148,16 +149,17 @@ async def measure(folder: Path, names: Sequence[str]) -> None:
         asked = {"ollama": recording.ollama, "vllm": recording.vllm}
         order = Order(
             name=recording.name,
-            settings={name: settings for name, settings in asked.items() if settings is not None},
-            users=recording.users,
+            sides=[Side(name, settings) for name, settings in asked.items() if settings is not None],
+            load=Load(tuple(recording.users)),
             model=depths.PAIRS["fair"],
             workload=recording.workload,
             budget=BUDGETS["normal"],
             seed=0,
         )
-        experiment = experiments.sweep(
+        experiment = designs.design(
+            order.name,
             await live.arms(order, say),
-            order.users,
+            order.load,
             workload=order.workload,
             budget=order.budget,
             seed=order.seed,

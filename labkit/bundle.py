@@ -211,6 +211,11 @@ class Recorder:
                 out.truncate(size)
                 raise
 
+    def arms(self, described: dict[str, dict[str, Any]]) -> None:
+        """Say what the arms are that were there so far."""
+        self._meta["arms"] = dict(described)
+        self._write()
+
     def level(self, record: dict[str, Any]) -> None:
         """Add what one level did: its window, its tally and the client's health."""
         self._meta["levels"].append(record)

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from labkit import experiments, paths
+from labkit import designs, paths
+from labkit.arms import Arm
 from labkit.budget import Budget
 from labkit.bundle import Run
 from labkit.errors import BundleError, CalibrationRefused
-from labkit.experiments import Arm, OnProgress
+from labkit.experiments import OnProgress
 from labkit.sim.calibrate import Source, check
 from labkit.workload import Workload
 
@@ -95,7 +96,7 @@ def kept(folder: Path) -> list[Run]:
             run = Run.load(path.parent)
         except BundleError:
             continue
-        if run.partial is None:
+        if run.partial is None and designs.plain(run):
             runs.append(run)
     return runs
 
@@ -105,7 +106,7 @@ async def measure(
 ) -> Source:
     """Measure cells of one shape on one engine that is up."""
     folder = paths.runs() / f"calibration-{datetime.now():%Y%m%d-%H%M%S-%f}"
-    experiment = experiments.sweep([arm], users, workload=workload, budget=BUDGET, seed=seed, folder=folder)
+    experiment = designs.sweep([arm], users, workload=workload, budget=BUDGET, seed=seed, folder=folder)
     return Source(await experiment.run(report), arm.name, tuple(users))
 
 

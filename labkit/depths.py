@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from labkit import paths, recorded
+from labkit.arms import Arm
 from labkit.engines import hardware, install, models
 from labkit.engines.absent import AbsentEngine
 from labkit.engines.base import Progress as Say
@@ -24,11 +25,14 @@ from labkit.engines.ollama import Ollama
 from labkit.engines.simulated import SimulatedOllama, SimulatedVLLM
 from labkit.engines.vllm import VLLM
 from labkit.errors import NotInstalled, UsageError
-from labkit.experiments import Arm
-from labkit.sweeps import Job, Measuring, Order, Replaying
+from labkit.sim.server.clock import SCALES
+from labkit.sweeps import Job, Measuring, Order, Replaying, Side
 
 MODES = ("auto", "live", "simulated", "recorded")
 ENGINES = ("ollama", "vllm")
+
+PACE_TRIES = 3
+"""Starts of a simulated server that was slower than it should be, on a machine that is busy now and then."""
 
 PAIRS = {"fair": "smollm2:135m", "4bit": "labkit/smollm2:135m-q4_1"}
 """Rows of ``data/models.toml``: 16 bit on both sides, or Ollama's side in 4 bit."""
@@ -54,15 +58,18 @@ class Depth(ABC):
     engines: Mapping[str, ManagedEngine | AbsentEngine]
 
     @abstractmethod
-    def sweep(self, order: Order) -> Job:
-        """Prepare a sweep.
+    def job(self, order: Order, *, steered: bool = False) -> Job:
+        """Prepare a measurement.
+
+        Args:
+            steered: its control is the number of users, also while they are at it.
 
         Raises:
             LabkitError: it cannot be had at this depth.
         """
 
     def settings(self, name: str, asked: Mapping[str, Any] | None) -> dict[str, Any]:
-        """What a sweep starts an engine with: what it asks for, else what was last asked for by hand."""
+        """What an engine is started with: what is asked for, else what was last asked for by hand."""
         return dict(self.engines[name].asked if asked is None else asked)
 
     def runs(self, experiment: str) -> list[Path]:
@@ -79,9 +86,10 @@ class _Running(Depth):
         self._swept: dict[str, dict[str, Any]] = {}  # settings that sweeps have started engines with
         self._by_hand: dict[str, dict[str, Any]] = {}  # and those that the learner has
 
-    def sweep(self, order: Order) -> Job:
-        """See :meth:`Depth.sweep`."""
-        return Measuring(order, self.badge, [self.engines[name] for name in order.settings], self.arms)
+    def job(self, order: Order, *, steered: bool = False) -> Job:
+        """See :meth:`Depth.job`."""
+        engines = [self.engines[name] for name in dict.fromkeys(side.engine for side in order.sides)]
+        return Measuring(order, self.badge, engines, self.arms, steered=steered)
 
     def settings(self, name: str, asked: Mapping[str, Any] | None) -> dict[str, Any]:
         """See :meth:`Depth.settings`."""
@@ -92,7 +100,16 @@ class _Running(Depth):
 
     @abstractmethod
     async def arms(self, order: Order, say: Say) -> list[Arm]:
-        """Start the engines; what to measure on them."""
+        """What to measure; engines with one arm are started, those with more when each is measured."""
+
+    def _later(self, side: Side, served: str, source: str | None, **more: Any) -> Arm:
+        """An arm whose engine is started anew for it, named after what is asked for."""
+        engine = self.engines[side.engine]
+
+        async def start(say: Say) -> None:
+            await self._started(side.engine, {**side.settings, **more}, say)
+
+        return Arm(_asked_name(side), engine, served, source, side.settings, start)
 
     async def _started(self, name: str, settings: Mapping[str, Any], say: Say) -> ManagedEngine:
         engine = self.engines[name]
@@ -125,30 +142,36 @@ class Live(_Running):
             "vllm": VLLM(urls["vllm"], api_key=api_key),
         }
 
-    def sweep(self, order: Order) -> Job:
-        """See :meth:`Depth.sweep`."""
-        if missing := [name for name in order.settings if self._where[name] is None]:
-            raise _not_installed(f"sweep over {', '.join(order.settings)}", missing)
-        return super().sweep(order)
+    def job(self, order: Order, *, steered: bool = False) -> Job:
+        """See :meth:`Depth.job`."""
+        asked = list(dict.fromkeys(side.engine for side in order.sides))
+        if missing := [name for name in asked if self._where[name] is None]:
+            raise _not_installed(f"measure {', '.join(asked)}", missing)
+        return super().job(order, steered=steered)
 
     async def arms(self, order: Order, say: Say) -> list[Arm]:
-        sides = [await self._arm(name, order, say) for name in order.settings]
+        found = [await self._arm(side, order, say) for side in order.sides]
         if order.model == PAIRS["fair"]:
-            models.assert_same_weights([files for _, files in sides if files is not None])
-        return [arm for arm, _ in sides]
+            models.assert_same_weights([files for _, files in found if files is not None])
+        return [arm for arm, _ in found]
 
-    async def _arm(self, name: str, order: Order, say: Say) -> tuple[Arm, models.ModelSide | None]:
-        settings = order.settings[name]
+    async def _arm(self, side: Side, order: Order, say: Say) -> tuple[Arm, models.ModelSide | None]:
+        name, settings = side.engine, side.settings
+        first = order.first(name) is side
         if name == "ollama":
-            engine = await self._started(name, settings, say)
-            model = await models.ensure(order.model, engine=engine, progress=say)
-            return await _ollama_arm(engine, model.served_name, model.source, settings, say), model
+            engine = await self._started(name, settings, say) if first else self.engines[name]
+            files = await models.ensure(order.model, engine=engine, progress=say)
+            if order.shares(name):
+                return self._later(side, files.served_name, files.source), files
+            return await _ollama_arm(engine, files.served_name, files.source, settings, say), files
         # a server that was named by its URL has its files already, and nobody here can look at them
-        given = self._urls[name] is not None
-        files = None if given else await models.ensure(order.model, progress=say)
-        engine = await self._started(name, {**settings, "model": order.model}, say)
+        own = None if self._urls[name] is not None else await models.ensure(order.model, progress=say)
+        source = own.source if own else None
         served = models.find(order.model).vllm.name
-        return Arm("vLLM", engine, served, files.source if files else None, settings), files
+        if order.shares(name):
+            return self._later(side, served, source, model=order.model), own
+        engine = await self._started(name, {**settings, "model": order.model}, say)
+        return Arm("vLLM", engine, served, source, settings), own
 
 
 class Simulated(_Running):
@@ -162,27 +185,62 @@ class Simulated(_Running):
         self.why = why
         ollama, vllm = SimulatedOllama(), SimulatedVLLM()
         self._simulated = {"ollama": ollama, "vllm": vllm}
+        self._slowed = False
         self.engines = self._simulated
         self.badge = f"simulated: labkit's own engines answer, from profile {vllm.profile}"
         self.found = ["ollama: simulated", "vllm: simulated"]
 
     async def arms(self, order: Order, say: Say) -> list[Arm]:
         """See :meth:`_Running.arms`. All servers of a run go at one pace, the slowest that one chose."""
-        while True:
-            started = [await self._started(name, settings, say) for name, settings in order.settings.items()]
-            scales = {(await engine.facts()).time_scale for engine in started}
-            if len(scales) == 1:
-                break
-            for simulated in self._simulated.values():
-                simulated.time_scale = min(scales)
+        await self._agree(order, say)
         arms = []
-        for engine, settings in zip(started, order.settings.values(), strict=True):
-            if engine.name == "ollama":
-                arms.append(await _ollama_arm(engine, order.model, None, settings, say))
+        for side in order.sides:
+            engine = self.engines[side.engine]
+            if order.shares(side.engine):
+                arms.append(self._later(side, order.model, None))
+            elif side.engine == "ollama":
+                arms.append(await _ollama_arm(engine, order.model, None, side.settings, say))
             else:
                 await engine.load(order.model)
-                arms.append(Arm("vLLM", engine, order.model, None, settings))
+                arms.append(Arm("vLLM", engine, order.model, None, side.settings))
         return arms
+
+    async def _agree(self, order: Order, say: Say) -> None:
+        """Start the first server of each engine at a pace that all can keep.
+
+        One that is to be started anew in the middle of a run must come up at the pace that the run began
+        with. So it is not the fastest there: the machine may be a little slower then.
+        """
+        firsts = [order.first(name) for name in dict.fromkeys(side.engine for side in order.sides)]
+        if self._slowed:
+            self._pace(None)
+        self._slowed = False
+        while True:
+            scales = set()
+            for side in firsts:
+                engine = await self._started(side.engine, side.settings, say)
+                scales.add((await engine.facts()).time_scale)
+            if len(scales) > 1:
+                self._pace(min(scales))
+            elif order.shared and not self._slowed:
+                self._slowed = True
+                self._pace(max((scale for scale in SCALES if scale < min(scales)), default=1.0))
+            else:
+                return
+
+    def _pace(self, scale: float | None) -> None:
+        for simulated in self._simulated.values():
+            simulated.time_scale = scale
+
+    async def _started(self, name: str, settings: Mapping[str, Any], say: Say) -> ManagedEngine:
+        """See :meth:`_Running._started`; once more if it came up slower than the others are."""
+        engine = await super()._started(name, settings, say)
+        wanted = self._simulated[name].time_scale
+        for _ in range(PACE_TRIES):
+            if wanted is None or (await engine.facts()).time_scale == wanted:
+                break
+            await engine.restart(progress=say)
+        return engine
 
 
 class Recorded(Depth):
@@ -198,10 +256,11 @@ class Recorded(Depth):
         self.badge = recorded.badge(list(there.values()))
         self.found = [f"{folder.name}: {recorded.describe(meta)}" for folder, meta in there.items()]
 
-    def sweep(self, order: Order) -> Job:
-        """See :meth:`Depth.sweep`."""
-        found = recorded.find(order.settings, model=order.model, workload=order.workload, users=order.users)
-        return Replaying(found, order.users)
+    def job(self, order: Order, *, steered: bool = False) -> Job:  # a replay cannot be
+        """See :meth:`Depth.job`."""
+        sides = [(side.engine, side.settings) for side in order.sides]
+        found = recorded.find(sides, model=order.model, workload=order.workload, load=order.load)
+        return Replaying(found, order.load.levels)
 
     def runs(self, experiment: str) -> list[Path]:
         """See :meth:`Depth.runs`. A replay leaves no folder; the recording has the experiment's name."""
@@ -256,6 +315,18 @@ def _not_installed(tried: str, names: Sequence[str]) -> NotInstalled:
         "make engines; or name servers that run already in LABKIT_OLLAMA_URL and LABKIT_VLLM_URL; "
         "or MODE = 'simulated'",
     )
+
+
+def _asked_name(side: Side) -> str:
+    """What figures call an arm that is named before it is started."""
+    rest = dict(side.settings)
+    name = "vLLM"
+    if side.engine == "ollama":
+        slots = rest.pop("num_parallel", 1)
+        name = (
+            "Ollama, its own slots" if slots is None else f"Ollama, {slots} slot{'' if slots == 1 else 's'}"
+        )
+    return ", ".join([name, *(f"{key}={value}" for key, value in rest.items())])
 
 
 async def _ollama_arm(

@@ -47,6 +47,10 @@ class LabkitError(Exception):
             lines.append(f"Next: {self.fix}")
         return "\n".join(lines)
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a traceback: a reader can act on sentences, not on frames."""
+        return str(self).splitlines()
+
 
 class UsageError(LabkitError, ValueError):
     """The caller asked for something impossible."""

@@ -1,36 +1,42 @@
 """Experiments: which engine is under which load in which order, and whether the outcome can be trusted.
 
 An :class:`Experiment` is a list of :class:`Step`, each one level of load on one arm. One engine is under
-load at a time; arms take turns level by level, so that slow drift of the machine hits all alike; the first
-level is measured again at the end to see that drift. :func:`sweep` and :func:`staircase` make the usual ones.
+load at a time. :func:`labkit.designs.design` makes the usual lists.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
+import contextlib
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from labkit import host, verdict, watch
+from labkit.arms import Arm, Arms, Step
 from labkit.budget import Budget
 from labkit.bundle import Recorder, Run
 from labkit.device import holding
-from labkit.engines.base import Engine, EngineFacts, Served
+from labkit.engines.base import Gauges
 from labkit.engines.models import assert_same_prompt
-from labkit.errors import ExperimentStopped, UsageError
+from labkit.errors import ExperimentStopped, LabkitError, UsageError
 from labkit.load.plan import Plan
 from labkit.load.process import Frame, LoadProcess
 from labkit.verdict import Verdict
 from labkit.workload import Prompt, Workload
 
-PROBES = 4
-"""Warm-up requests an arm, one after another: the first may carry set-up, the median is the idle TTFT."""
+__all__ = ["Arm", "Experiment", "OnProgress", "Progress", "Step"]
 
 PROBE_TOKENS = 8
+
+STALL_AFTER = 5
+"""Answers after which an engine is made to stand still: enough to see what is usual."""
+
+STEER_S = 60.0
+"""Longest time that a level lasts which a reader asked for while the load ran, unless the budget says."""
 
 SETTLE_S = 0.25
 SETTLED = 0.1  # cores
@@ -39,46 +45,6 @@ SETTLE_TRIES = 20
 last step, which made Ollama's next prefill ten times longer on the 2-core reference machine."""
 
 _IDS_PER_STEP = 1_000_000  # leaves room, so that ids stay unique even if a load process is killed
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One side of a comparison: an engine with a model and the settings it was asked for.
-
-    Attributes:
-        name: what figures call it ("Ollama, 1 slot").
-        model: the name a client sends.
-        source: where the model file came from (``ModelSide.source``).
-        settings: as asked; what the engine really uses is in its facts.
-    """
-
-    name: str
-    engine: Engine
-    model: str
-    source: str | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Step:
-    """One level of load on one arm.
-
-    Attributes:
-        level: users of a closed loop, requests of a burst.
-        load: fields of :class:`labkit.load.plan.Plan` that make the load ("arrivals", "users", "rounds" …).
-        phase: "warm-up", "measure" or "drift" (the first level again, at the end).
-    """
-
-    arm: Arm
-    level: int
-    repeat: int
-    load: dict[str, Any]
-    phase: str = "measure"
-
-    def __str__(self) -> str:
-        what = f"{self.level} user{'s' if self.level > 1 else ''}"
-        words = {"warm-up": "warm-up", "measure": what, "drift": f"{what} again, to see drift"}
-        return f"{self.arm.name}: {words[self.phase]}"
 
 
 @dataclass(frozen=True)
@@ -91,6 +57,7 @@ class Progress:
         eta_s: estimated seconds to the end by the wall clock, None while there is nothing to estimate from.
         step: the level that is running, or has just ended.
         frame: its newest samples, while it is running.
+        gauges: the engine's newest reading of itself, while it is running.
         run: everything measured so far; set each time a level ends.
     """
 
@@ -100,6 +67,7 @@ class Progress:
     eta_s: float | None = None
     step: Step | None = None
     frame: Frame | None = None
+    gauges: Gauges | None = None
     run: Run | None = None
 
 
@@ -110,9 +78,20 @@ class Experiment:
     """A planned sequence of steps; :meth:`run` carries it out once."""
 
     def __init__(
-        self, name: str, steps: Sequence[Step], *, workload: Workload, budget: Budget, seed: int, folder: Path
+        self,
+        name: str,
+        steps: Sequence[Step],
+        *,
+        workload: Workload,
+        load: dict[str, Any],
+        budget: Budget,
+        seed: int,
+        folder: Path,
     ) -> None:
         """Plan it.
+
+        Args:
+            load: what ``run.json`` says of how requests come.
 
         Raises:
             UsageError: no steps, or two arms of one name.
@@ -121,27 +100,42 @@ class Experiment:
             raise UsageError(f"plan the experiment {name}", "no level to measure", "give at least one level")
         self.name = name
         self.steps = list(steps)
-        self._by_name = {step.arm.name: step.arm for step in steps}
-        if any(self._by_name[step.arm.name] is not step.arm for step in steps):
-            raise UsageError(f"plan the experiment {name}", "two arms have one name", "name them apart")
+        self._arms = Arms(name, [step.arm for step in steps])
         self.workload = workload
+        self.load = load
         self.budget = budget
         self.seed = seed
         self.folder = folder
         self._stopping = False
-        self._load: LoadProcess | None = None
-        self._dead: dict[str, Verdict] = {}
+        self._process: LoadProcess | None = None
+        self._bringing: asyncio.Task[bool] | None = None
+        self._present: Step | None = None
+        self._wish: int | None = None
+        self._begun = 0
+        self._verdicts: list[Verdict] = []
 
     def stop(self) -> None:
         """End early and keep what came. May be called at any time and more than once."""
         self._stopping = True
-        if self._load is not None:
-            self._load.stop()
+        if self._bringing is not None:
+            self._bringing.cancel()
+        if self._process is not None:
+            self._process.stop()
+
+    def steer(self, users: int) -> None:
+        """Go on with this number of users at once; the rest of the plan is dropped.
+
+        The level that is running ends, its requests in flight are cancelled, and one with the new number
+        begins; in the warm-up it begins after that.
+        """
+        self._wish = users
+        if self._process is not None and self._present and self._present.phase == "measure":
+            self._process.stop()
 
     def prompts(self, step: Step) -> list[Prompt]:
         """What is asked at a step: the same of every arm at one level and repeat, else something new."""
         seed = f"{self.seed}/{step.phase}/{step.level}/{step.repeat}"
-        prompts = self.workload.prompts(_answers(step), seed)
+        prompts = self.workload.prompts(step.requests or 100 * step.level, seed)
         if step.phase == "warm-up":
             return [replace(prompt, output_tokens=PROBE_TOKENS) for prompt in prompts]
         return prompts
@@ -149,7 +143,7 @@ class Experiment:
     @property
     def load_pid(self) -> int | None:
         """The load process of the level that is running, None between levels."""
-        return None if self._load is None else self._load.pid
+        return None if self._process is None else self._process.pid
 
     async def run(self, on_progress: OnProgress = lambda _progress: None, *, held: bool = False) -> Run:
         """Measure, write the bundle and return the run with its verdict.
@@ -164,88 +158,113 @@ class Experiment:
         """
         if held:
             return await self._run(on_progress)
-        urls = [arm.engine.url for arm in self._by_name.values()]
+        urls = [engine.url for engine in self._arms.engines()]
         async with holding(urls, owner=self.name, on_wait=lambda sentence: on_progress(Progress(sentence))):
             return await self._run(on_progress)
 
     async def _run(self, on_progress: OnProgress) -> Run:
-        facts = {name: await self._facts(arm) for name, arm in self._by_name.items()}
-        kind, time_scale = self._common(facts)
+        for arm in self._arms.first():
+            await self._arms.bring(arm, lambda line: on_progress(Progress(line)))
         await self._same_prompts()
-        before = {name: await arm.engine.served() for name, arm in self._by_name.items()}
         recorder = Recorder(
             self.folder,
-            kind=kind,
-            arms={
-                name: {"engine": arm.engine.name, "settings": arm.settings, "facts": facts[name].as_dict()}
-                for name, arm in self._by_name.items()
+            kind=self._arms.kind,
+            arms=self._arms.described,
+            workload={
+                **self.workload.as_dict(),
+                "experiment": self.name,
+                "budget": self.budget.name,
+                "load": self.load,
             },
-            workload={**self.workload.as_dict(), "experiment": self.name, "budget": self.budget.name},
             seed=self.seed,
-            time_scale=time_scale,
+            time_scale=self._arms.time_scale,
         )
-        return await self._measure(recorder, before, on_progress)
-
-    async def _facts(self, arm: Arm) -> EngineFacts:
-        await arm.engine.load(arm.model)
-        facts = await arm.engine.facts()
-        return replace(facts, model=arm.model, model_source=facts.model_source or arm.source)
-
-    def _common(self, facts: dict[str, EngineFacts]) -> tuple[str, float]:
-        """What all arms must have in common: kind and time scale."""
-        found = {(f.kind, f.time_scale) for f in facts.values()}
-        if len({kind for kind, _ in found}) > 1:
-            raise UsageError(
-                f"run {self.name}", "live and simulated engines in one run", "use one kind for all"
-            )
-        if len(found) > 1:
-            paces = ", ".join(f"{name}: {f.time_scale:g} times real time" for name, f in facts.items())
-            raise UsageError(f"run {self.name}", paces, "start all simulated engines with one time_scale")
-        return found.pop()
+        return await self._measure(recorder, on_progress)
 
     async def _same_prompts(self) -> None:
-        sides = [(arm.engine, arm.model) for arm in self._by_name.values()]
+        sides = [(arm.engine, arm.model) for arm in self._arms.first()]
         if len(sides) > 1:
             await assert_same_prompt(sides, self.workload.prompts(1, "token count")[0].messages)
 
-    async def _measure(self, recorder: Recorder, before: dict[str, Served], on_progress: OnProgress) -> Run:
+    async def _measure(self, recorder: Recorder, on_progress: OnProgress) -> Run:
+        left = deque(self.steps)
         done = 0
-        for index, step in enumerate(self.steps):
-            if self._stopping:
-                break
-            if step.arm.name not in self._dead:
-                await self._step(index, step, recorder, on_progress)
+        while left and not self._stopping:
+            step = self._present = left.popleft()
+            there = Progress(str(step), done, done + 1 + len(left), self._eta(recorder, [step, *left]), step)
+            if await self._bring(step.arm, recorder, there, on_progress):
+                await self._step(step, recorder, there, on_progress)
             done += 1
-            eta = self._eta(recorder, index + 1)
-            on_progress(Progress(str(step), done, len(self.steps), eta, step, run=recorder.so_far()))
+            if self._wish is not None and not self._stopping and step.phase == "measure":
+                left = deque([self._steered(step, self._wish)])
+                self._wish = None
+            eta, total = self._eta(recorder, left), done + len(left)
+            on_progress(Progress(str(step), done, total, eta, step, run=recorder.so_far()))
         if not recorder.levels:
             shutil.rmtree(recorder.folder)
             raise ExperimentStopped(f"run {self.name}", "stopped before the first level", "press Run again")
-        for arm in self._by_name.values():
-            recorder.artefact(re.sub(r"\W+", "-", arm.name) + ".log", "\n".join(arm.engine.log_tail(2000)))
-        judged = await self._judge(recorder, before)
-        run = recorder.finish(judged, stopped=self._stopping)
-        on_progress(Progress("stopped" if self._stopping else "done", done, len(self.steps), 0.0, run=run))
+        for arm in self._arms.present():
+            await self._leave(arm, recorder)
+        run = recorder.finish(self._judged(recorder), stopped=self._stopping)
+        on_progress(Progress("stopped" if self._stopping else "done", done, done, 0.0, run=run))
         return run
 
-    async def _step(self, index: int, step: Step, recorder: Recorder, on_progress: OnProgress) -> None:
+    def _steered(self, step: Step, users: int) -> Step:
+        """A level of the reader's own. Its repeat is one that no planned step has."""
+        load = {**step.load, "users": users, "rounds": None, "seconds": self.budget.max_s or STEER_S}
+        return replace(step, level=users, load=load, repeat=self.budget.repeats + self._begun)
+
+    async def _bring(self, arm: Arm, recorder: Recorder, there: Progress, on_progress: OnProgress) -> bool:
+        """See that the arm is on its engine; whether it can be measured."""
+        if arm.name in self._arms.dead:
+            return False
+        for other in self._arms.present():
+            if other is not arm and other.engine is arm.engine:
+                await self._leave(other, recorder)
+        self._bringing = asyncio.ensure_future(
+            self._arms.bring(arm, lambda line: on_progress(replace(there, phase=line)))
+        )
+        try:
+            await self._bringing
+        except asyncio.CancelledError:
+            if not self._stopping:
+                raise
+            return False
+        except LabkitError as error:  # what the other arms gave is worth no less
+            self._arms.dead[arm.name] = Verdict("suspect", [f"{arm.name} could not be measured: {error}"])
+            return False
+        finally:
+            self._bringing = None
+        recorder.arms(self._arms.described)
+        return not self._stopping
+
+    async def _leave(self, arm: Arm, recorder: Recorder) -> None:
+        self._verdicts.append(await self._arms.leave(arm, recorder, self.workload.output_tokens))
+
+    async def _step(self, step: Step, recorder: Recorder, there: Progress, on_progress: OnProgress) -> None:
+        if step.cold:
+            await step.arm.engine.unload(step.arm.model)
         await self._settle(step.arm)
-        plan = self._plan(index, step, recorder)
-        eta = self._eta(recorder, index)
         cpu = host.CpuWatch(step.arm.engine.cpu_s)
-        async with LoadProcess(plan) as load, watch.gauges(step.arm.engine, step.arm.name, recorder):
-            self._load = load
+        engine, name = step.arm.engine, step.arm.name
+        async with (
+            LoadProcess(self._plan(step, recorder)) as load,
+            watch.gauges(engine, name, recorder) as newest,
+            _stalling(step, recorder.clock.scale) as answered,
+        ):
+            self._process = load
             if self._stopping:  # stop() came while the process was starting
                 load.stop()
             async for frame in load.frames():
-                on_progress(Progress(str(step), index, len(self.steps), eta, step, frame))
-            self._load = None
+                answered(frame.tally.ok)
+                on_progress(replace(there, frame=frame, gauges=newest()))
+            self._process = None
         if load.tally.planned == 0 and load.broken is None:
             return  # stopped before its first request: there was no such level
         recorder.level(
             {
-                "arm": step.arm.name,
-                "engine": step.arm.engine.name,
+                "arm": name,
+                "engine": engine.name,
                 "level": step.level,
                 "repeat": step.repeat,
                 "warmup": step.phase == "warm-up",
@@ -257,16 +276,12 @@ class Experiment:
                 "others_cpu": None if recorder.kind == "simulated" else cpu.others(load.health.cpu_s),
             }
         )
-        if not step.arm.engine.alive():
-            tail = " | ".join(step.arm.engine.log_tail(5))
-            self._dead[step.arm.name] = Verdict(
-                "suspect",
-                [f"{step}: the engine died, later levels of this arm are missing; its log ends: {tail}"],
-            )
+        if not engine.alive():
+            self._arms.bury(step.arm, str(step))
 
     async def _settle(self, arm: Arm) -> None:
         """Wait, for a few seconds at most, until the engines that are not measured now use no CPU."""
-        others = [other.engine for other in self._by_name.values() if other.engine is not arm.engine]
+        others = [engine for engine in self._arms.engines() if engine is not arm.engine]
         used = [engine.cpu_s() or 0.0 for engine in others]
         for _ in range(SETTLE_TRIES if others else 0):
             if self._stopping:
@@ -276,7 +291,9 @@ class Experiment:
             if sum(used) - sum(before) < SETTLED * SETTLE_S:
                 return
 
-    def _plan(self, index: int, step: Step, recorder: Recorder) -> Plan:
+    def _plan(self, step: Step, recorder: Recorder) -> Plan:
+        first_id = self._begun * _IDS_PER_STEP
+        self._begun += 1
         return Plan(
             **{
                 "url": step.arm.engine.url,
@@ -291,86 +308,52 @@ class Experiment:
                 "repeat": step.repeat,
                 "warmup": step.phase == "warm-up",
                 "rows": str(recorder.folder),
-                "first_id": index * _IDS_PER_STEP,
+                "first_id": first_id,
                 "t0": recorder.clock.t0,
                 "time_scale": recorder.clock.scale,
                 **step.load,
             }
         )
 
-    def _eta(self, recorder: Recorder, next_index: int) -> float | None:
+    def _eta(self, recorder: Recorder, left: Iterable[Step]) -> float | None:
         """Rest of the plan at the answer rate each arm last showed; None until each arm has shown one."""
         rates: dict[str, float] = {}
         for record in recorder.levels:
             window = record["ended_s"] - record["started_s"]
             if record["ok"] and window > 0 and not record["warmup"]:
                 rates[record["arm"]] = record["ok"] / window
-        if any(name not in rates for name in self._by_name if name not in self._dead):
+        if any(name not in rates for name in self._arms.by_name if name not in self._arms.dead):
             return None
-        left = 0.0
-        for step in self.steps[next_index:]:
-            if step.arm.name in rates:
-                left += min(_answers(step) / rates[step.arm.name], step.load.get("seconds") or float("inf"))
-        return left / recorder.clock.scale
+        unlimited = float("inf")
+        seconds = [
+            min((step.requests or unlimited) / rates[step.arm.name], step.load.get("seconds") or unlimited)
+            for step in left
+            if step.arm.name in rates
+        ]
+        return sum(seconds) / recorder.clock.scale
 
-    async def _judge(self, recorder: Recorder, before: dict[str, Served]) -> Verdict:
-        verdicts = list(self._dead.values())
+    def _judged(self, recorder: Recorder) -> Verdict:
+        verdicts = [*self._arms.dead.values(), *self._verdicts]
         if self._stopping:
             verdicts.append(Verdict("suspect", ["stopped early: later levels are missing or incomplete"]))
-        for name, arm in self._by_name.items():
-            engine, asked = arm.engine, self.workload.output_tokens
-            levels = [r for r in recorder.levels if r["arm"] == name]
+        for name in self._arms.by_name:
+            levels = [record for record in recorder.levels if record["arm"] == name]
             verdicts += [verdict.judge_clients(levels), verdict.judge_drift(name, levels)]
-            if name not in self._dead:
-                verdicts.append(await watch.foreign_load(engine, name, levels, before[name], asked))
         return verdict.combine(verdicts)
 
 
-def sweep(
-    arms: Sequence[Arm],
-    users: Sequence[int],
-    *,
-    workload: Workload,
-    budget: Budget,
-    seed: int,
-    folder: Path,
-) -> Experiment:
-    """Closed-loop load at each number of users on each arm in turn; the first level again at the end."""
-    if not users or any(n < 1 for n in users):
-        raise UsageError(f"sweep over users {users}", "no level, or one without users", "1 or more each")
-    limits = {"rounds": budget.rounds, "seconds": budget.max_s}
-    steps = _warm_up(arms)
-    for repeat in range(budget.repeats):
-        for position, level in enumerate(users):
-            turn = arms if (repeat + position) % 2 == 0 else list(reversed(arms))
-            steps += [Step(arm, level, repeat, {"users": level, **limits}) for arm in turn]
-    again = {"users": users[0], **limits}
-    steps += [Step(arm, users[0], budget.repeats, again, "drift") for arm in arms]
-    return Experiment("sweep", steps, workload=workload, budget=budget, seed=seed, folder=folder)
+@contextlib.asynccontextmanager
+async def _stalling(step: Step, scale: float) -> AsyncIterator[Callable[[int], None]]:
+    """Told how many answers have come, makes the engine stand still once, if the step wants that."""
+    stall: asyncio.Task[None] | None = None
 
+    def answered(ok: int) -> None:
+        nonlocal stall
+        if step.stall_s is not None and stall is None and ok >= STALL_AFTER:
+            stall = asyncio.create_task(step.arm.engine.stall(step.stall_s / scale))
 
-def staircase(
-    arms: Sequence[Arm],
-    burst: int,
-    *,
-    workload: Workload,
-    budget: Budget,
-    seed: int,
-    folder: Path,
-) -> Experiment:
-    """``burst`` requests at one moment, on each arm in turn: where a queue is, TTFT climbs in steps."""
-    load = {"arrivals": "burst", "users": burst, "requests": burst, "seconds": budget.max_s}
-    steps = _warm_up(arms)
-    for repeat in range(budget.repeats):
-        steps += [Step(arm, burst, repeat, load) for arm in arms]
-    return Experiment("staircase", steps, workload=workload, budget=budget, seed=seed, folder=folder)
-
-
-def _answers(step: Step) -> int:
-    """Requests that a step issues if no time limit cuts it short."""
-    asked = step.load.get("requests") or step.load["users"] * step.load["rounds"]
-    return int(asked)
-
-
-def _warm_up(arms: Sequence[Arm]) -> list[Step]:
-    return [Step(arm, 1, 0, {"users": 1, "requests": PROBES}, "warm-up") for arm in arms]
+    try:
+        yield answered
+    finally:
+        if stall is not None:
+            await stall

@@ -9,26 +9,54 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from html import escape
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict, Unpack
 
 import ipywidgets
 from IPython.display import display
 
 from labkit import budget as budgets
-from labkit import claims, depths, exercises
+from labkit import claims, depths, designs, exercises, sentences
 from labkit.budget import Budget
 from labkit.bundle import Run
+from labkit.demos import Demos
 from labkit.depths import ENGINES, PAIRS
+from labkit.designs import Load
 from labkit.engines import process
 from labkit.errors import BundleError, UsageError
 from labkit.experiments import OnProgress, Progress
+from labkit.live.controls import Slider
 from labkit.live.gap import GapView
-from labkit.live.view import RunView
-from labkit.sweeps import Control, Job, Order
+from labkit.live.lanes import LanesView
+from labkit.live.settings import SettingsView
+from labkit.live.view import Chart, RunView
+from labkit.sweeps import Control, Job, Order, Side
+from labkit.transcript import Transcript
 from labkit.workload import Workload
 
+VIEWS = ("gap", "settings", "lanes")
+MANY_LANES = 16
 
-class Lab:
+Settings = Mapping[str, Any]
+
+
+class Asked(TypedDict, total=False):
+    """What every experiment takes.
+
+    Attributes:
+        pair: "fair" or "4bit", see :data:`PAIRS`.
+        workload: default: stories of 64 tokens.
+        ollama, vllm: settings to start the engine with, or several of them, an arm for each: then the engine
+            is started anew for each arm. Default: those that the engine was last started with by hand, as by
+            ``await lab.ollama.restart(num_parallel=4)``, else labkit's.
+    """
+
+    pair: str
+    workload: Workload | None
+    ollama: Settings | Sequence[Settings] | None
+    vllm: Settings | Sequence[Settings] | None
+
+
+class Lab(Demos):
     """Finds what can answer, says what it found, and runs experiments in the notebook's background.
 
     Engines start when an experiment needs them, stay up between cells and end with the kernel.
@@ -70,6 +98,7 @@ class Lab:
             UsageError: unknown mode or budget.
             NotInstalled: mode is live, and no engine is there; the fix names the command.
         """
+        sentences.install()
         self.budget: Budget = budgets.budget(budget or os.environ.get("LABKIT_BUDGET") or "short")
         self.seed = seed
         urls = depths.addresses(ollama_url, vllm_url)
@@ -102,57 +131,117 @@ class Lab:
         engines: Sequence[str] = ENGINES,
         users: Sequence[int] | None = None,
         *,
-        pair: str = "fair",
-        workload: Workload | None = None,
-        ollama: Mapping[str, Any] | None = None,
-        vllm: Mapping[str, Any] | None = None,
+        rounds: int | None = None,
+        stall_s: float | None = None,
+        view: str = "gap",
         name: str = "the_gap",
+        **asked: Unpack[Asked],
     ) -> RunView:
-        """Measure the engines at each number of users; shows the view and starts at once.
+        """Measure the engines with a closed loop of users, one number of users after the other.
+
+        Shows the view and starts at once, as do :meth:`burst` and :meth:`arrivals`. With
+        ``view="lanes"`` and one engine, the control is the number of users, and moving it while the load runs
+        changes the load. Else it cuts the levels off at the top, or chooses one of the settings.
 
         Args:
-            users: levels (default: :meth:`levels`). The view's control cuts them off at the top; where runs
-                are replayed it sets the speed.
-            pair: "fair" or "4bit", see :data:`PAIRS`.
-            workload: default: stories of 64 tokens.
-            ollama, vllm: settings to start the engines with (default: those that the engine was last
-                started with by hand, as by ``await lab.ollama.restart(num_parallel=4)``, else labkit's).
+            users: levels (default: :meth:`levels`).
+            rounds: questions that each user asks (default: the budget's).
+            stall_s: in the middle of each level the engine stands still for so many seconds.
+            view: "gap": total tokens/s and TTFT against users; "settings": against the settings of the
+                engine; "lanes": each request.
             name: of the experiment; a view of this name that is still running is stopped first.
+            asked: see :class:`Asked`.
 
         Raises:
-            UsageError: unknown engine or pair, or no users; or nothing like it was recorded.
+            UsageError: something unknown or impossible; or nothing like it was recorded.
             NotInstalled: an engine is missing. What happens later is told by the view.
         """
-        levels = sorted(set(users if users is not None else self.levels()))
-        if unknown := set(engines) - set(ENGINES):
-            raise UsageError(f"sweep over {unknown.pop()}", "no such engine", f"one of {', '.join(ENGINES)}")
-        if pair not in PAIRS:
-            raise UsageError(f"sweep over the pair {pair!r}", "no such pair", f"one of {', '.join(PAIRS)}")
-        if not levels or min(levels) < 1:
-            raise UsageError(f"sweep over users {levels}", "a level has at least one user", "users=[1, 4]")
-        asked = {"ollama": ollama, "vllm": vllm}
+        levels = tuple(sorted(set(users if users is not None else self.levels())))
+        load = Load(levels, rounds=rounds, stall_s=stall_s)
+        return self._measure(name, engines, load, view, asked)
+
+    def burst(
+        self,
+        engines: Sequence[str] = ENGINES,
+        requests: int | Sequence[int] = 8,
+        *,
+        cold: bool = False,
+        name: str = "burst",
+        **asked: Unpack[Asked],
+    ) -> RunView:
+        """Send so many requests at one moment; see :meth:`sweep`.
+
+        Args:
+            requests: a number, or several to be measured one after the other.
+            cold: the model is unloaded before, so the first request has to load it.
+            asked: see :class:`Asked`.
+
+        Raises:
+            UsageError, NotInstalled: as :meth:`sweep`.
+        """
+        levels = (requests,) if isinstance(requests, int) else tuple(sorted(set(requests)))
+        return self._measure(name, engines, Load(levels, "burst", cold=cold), "lanes", asked)
+
+    def arrivals(
+        self,
+        engines: Sequence[str] = ENGINES,
+        offered: Sequence[int] = (50,),
+        *,
+        capacity: Run | float,
+        requests: int = 20,
+        pattern: str = "poisson",
+        stall_s: float | None = None,
+        name: str = "arrivals",
+        **asked: Unpack[Asked],
+    ) -> RunView:
+        """Send requests by the clock, whether or not the engine keeps up; see :meth:`sweep`.
+
+        Args:
+            offered: levels, each a load in per cent of the capacity.
+            capacity: answers a second that 100 % stand for, or a run with the same questions to read it off.
+            requests: of each level.
+            pattern: "poisson" (at random, as independent people come) or "constant".
+            stall_s: in the middle of each level the engine stands still for so many seconds.
+            asked: see :class:`Asked`.
+
+        Raises:
+            UsageError, NotInstalled: as :meth:`sweep`.
+        """
+        full = designs.capacity(capacity, engines[0]) if isinstance(capacity, Run) else capacity
+        load = Load(tuple(offered), pattern, requests=requests, capacity=full, stall_s=stall_s)
+        return self._measure(name, engines, load, "lanes", asked)
+
+    def _measure(self, name: str, engines: Sequence[str], load: Load, view: str, asked: Asked) -> RunView:
+        tried = f"measure {name}"
+        pair = asked.get("pair", "fair")
+        for word, known in ((pair, PAIRS), (view, VIEWS), *((engine, ENGINES) for engine in engines)):
+            if word not in known:
+                raise UsageError(tried, f"there is no {word!r}", f"one of {', '.join(known)}")
+        settings = {"ollama": asked.get("ollama"), "vllm": asked.get("vllm")}
+        sides = [
+            Side(engine, self._depth.settings(engine, one))
+            for engine in engines
+            for one in _several(settings[engine])
+        ]
         order = Order(
-            name,
-            {engine: self._depth.settings(engine, asked[engine]) for engine in engines},
-            levels,
-            PAIRS[pair],
-            workload or Workload(),
-            self.budget,
-            self.seed,
+            name, sides, load, PAIRS[pair], asked.get("workload") or Workload(), self.budget, self.seed
         )
-        job = self._depth.sweep(order)
+        job = self._depth.job(
+            order, steered=view == "lanes" and load.arrivals == "closed" and len(sides) == 1
+        )
         if earlier := Lab._views.get(name):
             earlier.stop()
-        view = RunView(
+        shown = RunView(
             partial(_in_turn, job),
             job.halt,
-            control=_dropdown(job.control),
-            chart=GapView(levels),
+            control=_widget(job.control),
+            chart=_chart(view, order),
             badge=job.badge,
+            steer=job.steer if job.control.steers else None,
         )
-        Lab._views[name] = view
-        view.show()
-        return view
+        Lab._views[name] = shown
+        shown.show()
+        return shown
 
     def last_run(self, name: str) -> Run:
         """The newest whole run of an experiment of this name and of this depth, also of an earlier notebook.
@@ -175,8 +264,10 @@ class Lab:
         display(verdict)  # type: ignore[no-untyped-call]
         return verdict
 
-    def claims(self, run: Run, ids: Sequence[str]) -> claims.Judgements:
-        """What this run says about the article's claims.
+    def claims(
+        self, run: Run | Transcript | Sequence[Run | Transcript], ids: Sequence[str]
+    ) -> claims.Judgements:
+        """What these runs and transcripts say about the article's claims, each judged on the first that can.
 
         Raises:
             UsageError: unknown claim.
@@ -212,7 +303,27 @@ async def _in_turn(job: Job, value: Any, report: OnProgress) -> Run:
         Lab._running.discard(mine)
 
 
-def _dropdown(control: Control) -> ipywidgets.Dropdown:
+def _several(settings: Settings | Sequence[Settings] | None) -> list[Settings | None]:
+    """An arm for each."""
+    if settings is None or isinstance(settings, Mapping):
+        return [settings]
+    return list(settings)
+
+
+def _chart(view: str, order: Order) -> Chart:
+    load = order.load
+    if view == "gap":
+        return GapView(load.levels)
+    if view == "settings":
+        return SettingsView()
+    rows = {"burst": load.levels[-1], "closed": 2 * load.levels[-1]}.get(load.arrivals, MANY_LANES)
+    return LanesView(rows=rows, panels=len(order.sides))
+
+
+def _widget(control: Control) -> Any:
+    if isinstance(control.options, range):
+        ends = {"min": control.options.start, "max": control.options.stop - 1}
+        return Slider(description=control.label, value=control.value, **ends)
     return ipywidgets.Dropdown(
         options=list(control.options.items()),
         value=control.value,

@@ -39,3 +39,8 @@ def runs() -> Path:
     and under papermill is the notebooks' folder)."""
     given = os.environ.get("LABKIT_RUNS")
     return Path(given).expanduser() if given else Path.cwd() / "runs"
+
+
+def neutral(text: str) -> str:
+    """A text without this machine's paths, for what is shipped with the course."""
+    return text.replace(str(home()), "LABKIT_HOME").replace(str(Path.home()), "~")

@@ -11,6 +11,7 @@ import orjson
 
 from labkit import paths
 from labkit.bundle import Run, empty_folder, read_meta
+from labkit.designs import Load
 from labkit.engines import model_table
 from labkit.errors import UsageError
 from labkit.sim.rerun import whole_settings
@@ -20,8 +21,8 @@ LOG_BYTES = 20_000
 """Of each text kept beside the tables: its beginning, where an engine says what it uses."""
 
 Meta = dict[str, Any]
-Settings = Mapping[str, Mapping[str, Any]]
-"""By engine, what it is started with; ``{}`` stands for labkit's defaults."""
+Sides = Sequence[tuple[str, Mapping[str, Any]]]
+"""Engines with what each is started with; ``{}`` stands for labkit's defaults."""
 
 
 def keep(run: Run, folder: Path) -> Run:
@@ -37,21 +38,22 @@ def keep(run: Run, folder: Path) -> Run:
         shutil.copy(table, target)
     for text in sorted((run.path / "artefacts").glob("*")):
         (target / "artefacts").mkdir(exist_ok=True)
-        (target / "artefacts" / text.name).write_text(_neutral(text.read_text()[:LOG_BYTES]))
+        (target / "artefacts" / text.name).write_text(paths.neutral(text.read_text()[:LOG_BYTES]))
     meta = {**run.meta, "kind": "recorded"}
-    written = _neutral(orjson.dumps(meta, option=orjson.OPT_INDENT_2).decode())
+    written = paths.neutral(orjson.dumps(meta, option=orjson.OPT_INDENT_2).decode())
     (target / "run.json").write_text(written)
     return Run.load(target)
 
 
-def find(settings: Settings, *, model: str, workload: Workload, users: Sequence[int]) -> Run:
-    """The recorded run of these engines, so started, with this model and these questions.
+def find(sides: Sides, *, model: str, workload: Workload, load: Load) -> Run:
+    """The recorded run of these engines, so started, with this model, these questions and this load.
 
     Of several that fit, the one with the most of the asked levels.
 
     Args:
+        sides: engines with the settings that each of them is to have.
         model: a row of ``data/models.toml``.
-        users: levels that are asked for; one that was recorded is enough.
+        load: one of its levels that was recorded is enough.
 
     Raises:
         UsageError: an impossible setting or an unknown model; or nothing like it was recorded: says what was.
@@ -60,13 +62,15 @@ def find(settings: Settings, *, model: str, workload: Workload, users: Sequence[
     served = {"ollama": row.ollama.name, "vllm": row.vllm.name}
     there = recordings()
     levels = {
-        folder: levels_of(meta) & set(users)
+        folder: levels_of(meta) & set(load.levels)
         for folder, meta in there.items()
-        if _same_engines(meta, settings, served) and workload.asked_in(meta["workload"])
+        if _same_arms(meta, sides, served)
+        and workload.asked_in(meta["workload"])
+        and load.same_as(meta["workload"].get("load"))
     }
     best = max(levels, key=lambda folder: len(levels[folder]), default=None)
     if best is None or not levels[best]:
-        asked = _side_by_side(settings, workload.as_dict(), users)
+        asked = _in_a_line(sides, {**workload.as_dict(), "load": load.as_dict()}, load.levels)
         lines = [f"{folder.name}: {describe(meta)}" for folder, meta in there.items()]
         raise UsageError(
             f"find a recorded run of {row.title}: {asked}",
@@ -88,9 +92,9 @@ def levels_of(meta: Meta) -> set[int]:
 
 
 def describe(meta: Meta) -> str:
-    """Engines with their settings, questions and levels of a run, in one line."""
-    settings = {arm["engine"]: arm["settings"] for arm in meta["arms"].values()}
-    return _side_by_side(settings, meta["workload"], sorted(levels_of(meta)))
+    """Engines with their settings, load, questions and levels of a run, in one line."""
+    sides = [(arm["engine"], arm["settings"]) for arm in meta["arms"].values()]
+    return _in_a_line(sides, meta["workload"], sorted(levels_of(meta)))
 
 
 def badge(metas: Sequence[Meta]) -> str:
@@ -103,30 +107,32 @@ def badge(metas: Sequence[Meta]) -> str:
     return f"recorded: measured on {' and '.join(machines)}, on {when}, replayed"
 
 
-def _same_engines(meta: Meta, settings: Settings, served: Mapping[str, str]) -> bool:
-    arms = {arm["engine"]: arm for arm in meta["arms"].values()}
-    if arms.keys() != settings.keys() or len(arms) < len(meta["arms"]):
-        return False
-    return all(
-        arm["facts"].get("model") == served[engine]
-        and whole_settings(arm, arm["settings"]) == whole_settings(arm, settings[engine])
-        for engine, arm in arms.items()
-    )
+def _same_arms(meta: Meta, sides: Sides, served: Mapping[str, str]) -> bool:
+    """Whether a run's arms are these, each with its engine, its model and all its settings."""
+    left = list(sides)
+    for arm in meta["arms"].values():
+        if arm["facts"].get("model") != served[arm["engine"]]:
+            return False
+        has = whole_settings(arm, arm["settings"])
+        same = (s for s in left if s[0] == arm["engine"] and whole_settings(arm, s[1]) == has)
+        if (side := next(same, None)) is None:
+            return False
+        left.remove(side)
+    return not left
 
 
-def _side_by_side(settings: Settings, workload: Mapping[str, Any], users: Iterable[int]) -> str:
-    """Engines, questions and levels in one line."""
+def _in_a_line(sides: Sides, workload: Mapping[str, Any], levels: Iterable[int]) -> str:
+    """Engines, load, questions and levels in one line."""
     engines = [
-        " ".join([engine, *(f"{name}={value!r}" for name, value in given.items())])
-        for engine, given in settings.items()
+        " ".join([engine, *(f"{name}={value!r}" for name, value in given.items())]) for engine, given in sides
     ]
     shape = [f"{workload['output_tokens']} tokens out"]
     shape += [f"{workload[name]} {name}" for name in ("prompt_words", "shared_words") if workload.get(name)]
     shape += ["own prompts"] if workload.get("own_prompts") else []
+    load = workload.get("load") or {}
+    how = str(load.get("arrivals", "closed"))
+    rest = [f"{name}={value}" for name, value in load.items() if value and name != "arrivals"]
     return (
-        f"{' + '.join(engines)}; {workload['name']} ({', '.join(shape)}); users {', '.join(map(str, users))}"
+        f"{' + '.join(engines)}; {workload['name']} ({', '.join(shape)}); {', '.join([how, *rest])}; "
+        f"levels {', '.join(map(str, levels))}"
     )
-
-
-def _neutral(text: str) -> str:
-    return text.replace(str(paths.home()), "LABKIT_HOME").replace(str(Path.home()), "~")

@@ -9,10 +9,12 @@ from typing import Any
 import polars as pl
 
 from labkit import verdict
+from labkit.arms import Arm, Step
 from labkit.bundle import Run
 from labkit.engines.absent import AbsentEngine
+from labkit.engines.base import Gauges
 from labkit.errors import ExperimentStopped
-from labkit.experiments import Arm, OnProgress, Progress, Step
+from labkit.experiments import OnProgress, Progress
 from labkit.load.plan import Tally
 from labkit.load.process import Frame
 from labkit.recorded import levels_of
@@ -62,7 +64,8 @@ class Replay:
         for record in self._records:
             step, left_s = self._step(record), self._left_s(done)
             async for frame in self._frames(record):
-                on_progress(Progress(str(step), done, total, left_s, step, frame))
+                gauges = self._gauges(record, frame.t_s)
+                on_progress(Progress(str(step), done, total, left_s, step, frame, gauges))
             if self._stopping:
                 break
             done += 1
@@ -89,6 +92,13 @@ class Replay:
             at = due
             before = _frame(requests, tokens, started, at, before)
             yield before
+
+    def _gauges(self, record: Record, at_s: float) -> Gauges | None:
+        """What the engine had said last of itself at a moment of a level."""
+        then = pl.col("t_s").is_between(record["started_s"], at_s)
+        readings = self._recording.gauges.filter(then, arm=record["arm"])
+        newest = {row["name"]: row["value"] for row in readings.sort("t_s").to_dicts()}
+        return Gauges(**newest) if newest else None
 
     def _rows(self, records: Sequence[Record]) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Requests and tokens of these levels."""
@@ -135,7 +145,8 @@ class Replay:
         facts = self._recording.meta["arms"][record["arm"]]["facts"]
         arm = Arm(record["arm"], AbsentEngine(record["engine"]), facts.get("model") or "")
         phase = "warm-up" if record["warmup"] else "drift" if record.get("drift") else "measure"
-        return Step(arm, record["level"], record["repeat"], {}, phase)
+        load = {"arrivals": (self._recording.meta["workload"].get("load") or {}).get("arrivals", "closed")}
+        return Step(arm, record["level"], record["repeat"], load, phase)
 
 
 def _frame(
@@ -156,14 +167,24 @@ def _frame(
     )
     since_s = float("-inf") if before is None else before.t_s
     new = received - (before.tally.tokens if before else 0)
-    return Frame(at_s, tally, in_flight, new, _events(requests, since_s, at_s))
+    return Frame(at_s, tally, in_flight, new, _events(requests, tokens, since_s, at_s))
 
 
-def _events(requests: pl.DataFrame, since_s: float, until_s: float) -> list[tuple[str, int, float]]:
+def _events(
+    requests: pl.DataFrame, tokens: pl.DataFrame, since_s: float, until_s: float
+) -> list[tuple[str, int, float]]:
     """What happened to requests after one moment and up to another, in order."""
+    later = tokens.join(requests.select(request_id="id", first="first_token_s"), on="request_id")
     happened = pl.concat(
-        requests.select(pl.lit(kind).alias("kind"), "id", pl.col(column).alias("t_s"))
-        for kind, column in _EVENTS.items()
+        [
+            *(
+                requests.select(pl.lit(kind).alias("kind"), "id", pl.col(column).alias("t_s"))
+                for kind, column in _EVENTS.items()
+            ),
+            later.filter(pl.col("t_s") > pl.col("first")).select(
+                pl.lit("token").alias("kind"), id="request_id", t_s="t_s"
+            ),
+        ]
     )
     now = (pl.col("t_s") > since_s) & (pl.col("t_s") <= until_s)
     return happened.filter(now).sort("t_s", maintain_order=True).rows()

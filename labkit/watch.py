@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +12,7 @@ import httpx
 
 from labkit import verdict
 from labkit.bundle import Recorder
-from labkit.engines.base import Engine, Served
+from labkit.engines.base import Engine, Gauges, Served
 from labkit.errors import EngineError
 from labkit.verdict import Verdict
 
@@ -24,20 +24,23 @@ LEAST_PERIOD_S = 0.1
 
 
 @contextlib.asynccontextmanager
-async def gauges(engine: Engine, arm: str, recorder: Recorder) -> AsyncIterator[None]:
-    """Read the engine's gauges again and again while a level goes on."""
+async def gauges(engine: Engine, arm: str, recorder: Recorder) -> AsyncIterator[Callable[[], Gauges | None]]:
+    """Read the engine's gauges again and again while a level goes on; gives what returns the newest."""
+    newest: Gauges | None = None
     period_s = max(GAUGE_PERIOD_S / recorder.clock.scale, LEAST_PERIOD_S)
 
     async def poll() -> None:
+        nonlocal newest
         while True:
             # a reading that fails is a missing row; whether the engine lives is judged after the level
             with contextlib.suppress(EngineError, httpx.HTTPError):
-                recorder.gauge(engine.name, arm, asdict(await engine.gauges()))
+                newest = await engine.gauges()
+                recorder.gauge(engine.name, arm, asdict(newest))
             await asyncio.sleep(period_s)
 
     task = asyncio.create_task(poll())
     try:
-        yield
+        yield lambda: newest
     finally:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):

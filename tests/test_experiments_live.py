@@ -15,9 +15,10 @@ import pytest
 
 from labkit.budget import Budget
 from labkit.bundle import Run
+from labkit.designs import sweep
 from labkit.engines import models, process
 from labkit.engines.ollama import Ollama
-from labkit.experiments import Arm, Progress, sweep
+from labkit.experiments import Arm, Progress
 from labkit.schema import OUTCOMES
 from labkit.workload import Workload
 from tests.under_load import assert_accounted, once_under_load

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from labkit.budget import Budget
+from labkit.designs import Load, design, sweep
 from labkit.engines import process
 from labkit.engines.managed import ManagedEngine
 from labkit.engines.simulated import SimulatedOllama, SimulatedVLLM
-from labkit.experiments import Arm, Experiment, staircase, sweep
+from labkit.experiments import Arm, Experiment
 from labkit.schema import OUTCOMES
 from labkit.workload import Workload
 from tests.under_load import assert_accounted, once_under_load
@@ -93,7 +94,15 @@ async def test_a_burst_on_a_loaded_model_is_never_refused(tmp_path: Path) -> Non
     await engine.load(MODEL)
     try:
         arms = [Arm("Ollama", engine, MODEL)]
-        burst = staircase(arms, 20, workload=Workload(), budget=BUDGET, seed=1, folder=tmp_path / "run")
+        burst = design(
+            "burst",
+            arms,
+            Load((20,), "burst"),
+            workload=Workload(),
+            budget=BUDGET,
+            seed=1,
+            folder=tmp_path / "run",
+        )
         run = await burst.run()
     finally:
         await engine.stop()

@@ -15,6 +15,7 @@ from synthetic import make_run
 from labkit import paths, recorded
 from labkit.bundle import Run
 from labkit.depths import PAIRS
+from labkit.designs import Load
 from labkit.errors import ExperimentStopped, UsageError
 from labkit.experiments import Progress
 from labkit.replay import FRAME_S, Replay
@@ -30,8 +31,8 @@ def shipped(name: str) -> Run:
 
 
 def find(settings: dict[str, dict[str, object]], **changed: object) -> Run:
-    asked = {"model": PAIRS["fair"], "workload": Workload(), "users": [1, 4], **changed}
-    return recorded.find(settings, **asked)  # type: ignore[arg-type]
+    asked = {"model": PAIRS["fair"], "workload": Workload(), "load": Load((1, 4)), **changed}
+    return recorded.find(list(settings.items()), **asked)  # type: ignore[arg-type]
 
 
 async def replayed(run: Run, users: list[int], speed: float = math.inf) -> tuple[Run, list[Progress]]:
@@ -67,7 +68,7 @@ def test_a_run_is_found_by_its_settings_with_defaults_understood() -> None:
     assert find({"ollama": {}, "vllm": {}}).path.name == "the_gap"
     spelt_out = {"ollama": {"num_parallel": 1}, "vllm": {"max_num_seqs": 128, "prefix_caching": True}}
     assert find(spelt_out).path.name == "the_gap"
-    assert find({"vllm": {"max_num_seqs": 4}}, users=[8]).path.name == "unseen_setting"
+    assert find({"vllm": {"max_num_seqs": 4}}, load=Load((8,))).path.name == "unseen_setting"
 
 
 def test_a_run_is_found_by_its_questions() -> None:
@@ -80,7 +81,9 @@ def test_a_run_is_found_by_its_questions() -> None:
     [
         {"workload": Workload(output_tokens=65)},
         {"workload": Workload(own_prompts=("Why?",))},
-        {"users": [3]},
+        {"load": Load((3,))},
+        {"load": Load((1, 4), "burst")},
+        {"load": Load((1, 4), stall_s=3.0)},
         {"model": PAIRS["4bit"]},
     ],
 )
@@ -88,7 +91,8 @@ def test_what_was_not_recorded_is_answered_with_what_was(asked: dict[str, object
     with pytest.raises(UsageError, match="find a recorded run") as caught:
         find(OWN, **asked)
     assert (
-        "the_gap_own: ollama num_parallel=4 + vllm; stories (64 tokens out); users 1, 2" in caught.value.seen
+        "the_gap_own: ollama num_parallel=4 + vllm; stories (64 tokens out); closed; levels 1, 2"
+        in caught.value.seen
     )
     assert "simulated" in caught.value.fix
 
@@ -135,7 +139,8 @@ async def test_frames_come_ten_times_a_second_and_lose_no_event() -> None:
         assert frames[-1].in_flight == 0
         assert sum(frame.tokens for frame in frames) == frames[-1].tally.tokens
     seen = Counter(kind for p in told if p.frame for kind, _, _ in p.frame.events)
-    assert seen == dict.fromkeys(("sent", "first", "end"), again.requests.height)
+    later = again.tokens.height - again.requests.height
+    assert seen == {**dict.fromkeys(("sent", "first", "end"), again.requests.height), "token": later}
     assert {progress.step.phase for progress in told if progress.step} == {"warm-up", "measure", "drift"}
 
 

@@ -61,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
 
 async def _measure(found: Found, engines: tuple[str, ...], seed: int) -> list[Source]:
     from labkit import calibration, depths
-    from labkit.sweeps import Order
+    from labkit.designs import Load
+    from labkit.sweeps import Order, Side
 
     lacking = [name for name in engines if found.missing(name)]
     if not lacking:
@@ -73,8 +74,8 @@ async def _measure(found: Found, engines: tuple[str, ...], seed: int) -> list[So
             for workload, users in found.missing(name):
                 order = Order(
                     name="calibration",
-                    settings={name: settings},
-                    users=users,
+                    sides=[Side(name, settings)],
+                    load=Load(tuple(users)),
                     model=depths.PAIRS["fair"],
                     workload=workload,
                     budget=calibration.BUDGET,

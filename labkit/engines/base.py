@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from labkit.errors import UsageError
+
 Progress = Callable[[str], None]
 """Receives one short line per step of something slow; never raises."""
 
@@ -60,6 +62,7 @@ class Gauges:
     kv_use: float | None = None  # share of the KV pool in use, 0..1
     prefix_hits: float | None = None  # tokens taken from the prefix cache since start
     prefix_queries: float | None = None  # tokens looked up in the prefix cache since start
+    preemptions: float | None = None  # times since start that a request lost its KV blocks to another
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,28 @@ class Engine(ABC):
     @abstractmethod
     async def load(self, model: str, *, progress: Progress = quiet) -> float:
         """Make sure that ``model`` (the name a client sends) is loaded; seconds that it took."""
+
+    async def unload(self, model: str) -> None:
+        """Take a model out of memory; the next request loads it again.
+
+        Raises:
+            UsageError: this engine has its model from start to stop.
+        """
+        raise UsageError(
+            f"unload {model} from {self.name}", "it keeps its model from start to stop", "use Ollama for this"
+        )
+
+    async def stall(self, seconds: float) -> None:
+        """Make the whole engine stand still, as a machine does that swaps or is taken away for a moment.
+
+        Raises:
+            UsageError: labkit did not start this server.
+        """
+        raise UsageError(
+            f"hold {self.name} at {self.url} for {seconds:g} s",
+            "labkit did not start this server",
+            "let labkit start one: leave its address out",
+        )
 
     @abstractmethod
     async def facts(self) -> EngineFacts:

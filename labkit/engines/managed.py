@@ -16,11 +16,12 @@ from weakref import WeakSet
 import httpx
 import psutil
 
-from labkit.engines import install, process
+from labkit.engines import install, memory, process
 from labkit.engines.base import Engine, EngineFacts, Progress, quiet
 from labkit.engines.causes import Cause
 from labkit.engines.declared import ask, origin, told_facts
 from labkit.engines.ports import LOOPBACK
+from labkit.engines.stall import stand_still
 from labkit.errors import EngineError, ModelError, NotInstalled, StartFailed, UsageError
 
 
@@ -108,6 +109,13 @@ class ManagedEngine(Engine):
         engine._adopt(state)
         return engine
 
+    @classmethod
+    def beside(cls, port: int) -> Self:
+        """An engine on a port of its own beside those in use, also where the environment names a server."""
+        engine = cls(port=port)
+        engine._pinned, engine.url = False, _loopback(port)
+        return engine
+
     async def start(self, *, progress: Progress = quiet, **settings: Any) -> EngineFacts:
         """Use a server with these settings, or start one.
 
@@ -183,6 +191,11 @@ class ManagedEngine(Engine):
         """Settings that the present or next server was asked to have; what it has is in its facts."""
         return {name: value for name, value in self._asked.items() if name != "model"}
 
+    @property
+    def server(self) -> process.ServerState | None:
+        """The server in use, as labkit's state file describes it; None if labkit did not start it."""
+        return self._state
+
     def log_tail(self, n: int = 20) -> list[str]:
         """See :meth:`Engine.log_tail`."""
         return process.tail(self._state.log, n) if self._state else []
@@ -190,6 +203,14 @@ class ManagedEngine(Engine):
     def alive(self) -> bool:
         """See :meth:`Engine.alive`."""
         return self._state is None or self._state.process() is not None
+
+    async def stall(self, seconds: float) -> None:
+        """See :meth:`Engine.stall`. Its supervisor goes on, so the server still ends with the kernel."""
+        if self._state is None or self._pinned:
+            await super().stall(seconds)
+            return
+        watching = self._state.supervisor_pid
+        await stand_still([member for member in self._state.family() if member.pid != watching], seconds)
 
     def cpu_s(self) -> float | None:
         """See :meth:`Engine.cpu_s`."""
@@ -315,7 +336,7 @@ class ManagedEngine(Engine):
     async def _launch(self, wanted: Wanted, progress: Progress) -> process.ServerState:
         port = self._port or process.free_port(self.default_port)
         command = wanted.command(port)
-        self._check_memory(command.memory_gib)
+        memory.check(self.title, command.memory_gib)
         self.url = _loopback(port)
         return await process.launch(
             engine=self.server_name,
@@ -331,17 +352,6 @@ class ManagedEngine(Engine):
             progress=progress,
             model=wanted.model,
         )
-
-    def _check_memory(self, needed_gib: float | None) -> None:
-        """Refuse a server that would drive those that run already out of memory."""
-        free_gib = psutil.virtual_memory().available / 2**30
-        running = [f"{state.engine} on port {state.port}" for state in process.states()]
-        if running and needed_gib is not None and needed_gib > free_gib:
-            raise StartFailed(
-                f"start {self.title} beside {', '.join(running)}",
-                f"it takes at least {needed_gib:.1f} GiB of memory, {free_gib:.1f} GiB are free",
-                "stop what runs (labkit engines stop --all), or ask for a smaller KV cache or model",
-            )
 
     def _described(
         self, read: Mapping[str, tuple[Any, str]], said: dict[str, Any] | None = None

@@ -7,6 +7,7 @@ works for servers that labkit started.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,8 @@ START_DEADLINE_S = 60.0
 LOAD_DEADLINE_S = 600.0
 """Ollama itself gives up after five minutes without progress."""
 
+UNLOAD_TRIES, UNLOAD_POLL_S = 100, 0.1
+
 FOREIGN_KEEP_ALIVE = "1h"
 """How long a server that is not ours is asked to keep the model: longer than a run's idle phases."""
 
@@ -41,7 +44,14 @@ def models_folder() -> Path:
 
 
 class Ollama(ManagedEngine):
-    """An Ollama server; models are loaded by :meth:`load`, not at its start."""
+    """An Ollama server; models are loaded by :meth:`load`, not at its start.
+
+    Attributes:
+        folder: where the servers that it starts keep their models and their key, if not where labkit's
+            others do; a server with another folder is never taken for one of those.
+    """
+
+    folder: Path | None = None
 
     name = "ollama"
     title = OllamaSettings.title
@@ -55,13 +65,14 @@ class Ollama(ManagedEngine):
 
     def _wanted(self, settings: dict[str, Any]) -> Wanted:
         wanted = OllamaSettings.of(settings)
-        return Wanted(settings, wanted.as_dict(), None, partial(self._command, wanted))
+        where = {} if self.folder is None else {"folder": str(self.folder)}
+        return Wanted(settings, wanted.as_dict() | where, None, partial(self._command, wanted))
 
     def _command(self, settings: OllamaSettings, port: int) -> Command:
         # No figure for memory: it is taken by loading, which Ollama checks itself.
         return Command(
             [str(self._program()), "serve"],
-            settings.environment(port, paths.folder("ollama")),
+            settings.environment(port, self.folder or paths.folder("ollama")),
             START_DEADLINE_S,
         )
 
@@ -94,6 +105,22 @@ class Ollama(ManagedEngine):
         took = time.monotonic() - started
         progress(f"ollama: {model} loaded in {took:.1f} s")
         return took
+
+    async def unload(self, model: str) -> None:
+        """Take a model out of memory, and see that it is gone.
+
+        Raises:
+            EngineError: it is still there after a while, since somebody else asks for it.
+        """
+        async with self._talking(f"unload {model} from Ollama", LOAD_DEADLINE_S) as client:
+            await client.post("/api/generate?labkit=unload", json={"model": model, "keep_alive": 0})
+            for _ in range(UNLOAD_TRIES):
+                rows = (await client.get("/api/ps")).raise_for_status().json()["models"]
+                if not any(_same(row["name"], model) for row in rows):
+                    self._seen = ()
+                    return
+                await asyncio.sleep(UNLOAD_POLL_S)
+        raise EngineError(f"unload {model} from Ollama at {self.url}", "it is still loaded", "try again")
 
     async def facts(self) -> EngineFacts:
         """What the server uses for the model that :meth:`load` loaded last, else for any that is loaded.

@@ -11,6 +11,9 @@ from typing import Any, ClassVar, Self
 from labkit.engines.causes import Cause
 from labkit.engines.settings import Settings, setting
 
+DEFAULT_SLOTS = 1
+"""What Ollama 0.34.0 does by itself; real ones say it, simulated ones have to be told."""
+
 DURATION = re.compile(r"-?\d+|(-?\d+(\.\d+)?(ms|s|m|h))+")
 """What Ollama reads as a time: whole seconds, or Go's notation ("90s", "1h30m"); negative is for ever."""
 
@@ -24,7 +27,12 @@ class OllamaSettings(Settings):
 
     title: ClassVar[str] = "Ollama"
 
-    num_parallel: int = setting(1, "requests that one model works on at a time (slots)", low=1, high=512)
+    num_parallel: int | None = setting(
+        1,
+        "requests that one model works on at a time (slots); None: what Ollama does by itself",
+        low=1,
+        high=512,
+    )
     max_loaded_models: int | None = setting(
         None, "models kept in memory at a time (default: Ollama's own, three a GPU, three on a CPU)", low=1
     )

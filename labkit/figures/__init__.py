@@ -5,6 +5,30 @@ without JavaScript, and the caption with the conditions. The live views draw wit
 """
 
 from labkit.figures.base import Figure
+from labkit.figures.blocks import blocks
 from labkit.figures.gap import gap
+from labkit.figures.gauges import gauges
+from labkit.figures.goodput import goodput
+from labkit.figures.lanes import lanes
+from labkit.figures.loops import answer_times, backlog
+from labkit.figures.memory import kv_memory
+from labkit.figures.settings import settings
+from labkit.figures.staircase import staircase
+from labkit.figures.startup import startup
+from labkit.figures.stream import stream
 
-__all__ = ["Figure", "gap"]
+__all__ = [
+    "Figure",
+    "answer_times",
+    "backlog",
+    "blocks",
+    "gap",
+    "gauges",
+    "goodput",
+    "kv_memory",
+    "lanes",
+    "settings",
+    "staircase",
+    "startup",
+    "stream",
+]

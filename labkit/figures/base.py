@@ -12,10 +12,11 @@ from typing import Any
 import plotly.graph_objects as go
 import polars as pl
 from IPython.display import display
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
 
 from labkit.bundle import Run
-from labkit.summary import caption
+from labkit.summary import LOWER_BOUND_SHARE, caption
 
 COLOURS = {"ollama": "#0072B2", "vllm": "#D55E00"}
 """Okabe and Ito's blue and vermillion, told apart with any colour vision; dashes say the same again."""
@@ -86,6 +87,68 @@ def styles(engines: dict[str, str]) -> dict[str, Style]:
         colour, dash = COLOURS.get(engine, INK), DASHES.get(engine, OTHER_DASH)
         looks[arm] = Style(colour, dash, MARKERS[nth % len(MARKERS)])
     return looks
+
+
+def plain_layout(chart: go.Figure, height: int) -> None:
+    """Colours that suit JupyterLab's light and dark pages, and the legend above: fits a narrow window."""
+    chart.update_layout(
+        template="none",
+        height=height,
+        autosize=True,
+        margin={"l": 64, "r": 16, "t": 40, "b": 48},
+        paper_bgcolor=CLEAR,
+        plot_bgcolor=CLEAR,
+        font={"color": INK},
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "bgcolor": CLEAR},
+        modebar={"bgcolor": CLEAR, "color": INK, "activecolor": INK},
+    )
+
+
+def repeats_bar(rows: pl.DataFrame, colour: str) -> dict[str, Any]:
+    """Plotly's error bars from ``tokens_per_s`` to its range over the repeats."""
+    rate = rows["tokens_per_s"]
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": (rows["tokens_per_s_high"] - rate).to_numpy(),
+        "arrayminus": (rate - rows["tokens_per_s_low"]).to_numpy(),
+        "color": colour,
+    }
+
+
+def picture_line(
+    panel: Axes, style: Style, rows: pl.DataFrame, x: str, y: str, *, width: float, label: str | None = None
+) -> None:
+    """One line of a picture; markers are hollow where the rows say ``lower_bound``."""
+    colour = style.colour
+    panel.plot(rows[x], rows[y], style.dash[1], color=colour, linewidth=width)
+    size = 3 * width
+    panel.plot([], [], style.dash[1], color=colour, marker=style.marker[1], label=label)
+    for hollow in (False, True):
+        some = rows.filter(pl.col("lower_bound") == hollow)
+        face = "none" if hollow else colour
+        panel.plot(some[x], some[y], style.marker[1], color=colour, markerfacecolor=face, markersize=size)
+
+
+def spread_told(data: pl.DataFrame, nothing: str) -> list[str]:
+    """Lines of a caption on the repeats behind the points, and on points that are lower bounds.
+
+    Args:
+        nothing: why there is no point, if there is none.
+    """
+    repeats = max(data["repeats"].to_list(), default=0)
+    if repeats > 1:
+        lines = [f"- Points are medians of {repeats} repeats, bars their range."]
+    elif repeats == 1:
+        lines = ["- Measured once: the spread between repeats is unknown."]
+    else:
+        lines = [f"- Nothing to draw: {nothing}"]
+    if data["lower_bound"].any():
+        lines.append(
+            f"- Hollow points: more than {LOWER_BOUND_SHARE:.0%} of the requests failed or did not end in "
+            "time, so the latencies are those of the rest, and lower bounds."
+        )
+    return lines
 
 
 def picture_png(picture: Picture, note: str) -> bytes:

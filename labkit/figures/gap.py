@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 import polars as pl
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
 from matplotlib.ticker import NullFormatter, NullLocator, StrMethodFormatter
 from plotly.subplots import make_subplots
@@ -14,7 +13,6 @@ from plotly.subplots import make_subplots
 from labkit.bundle import Run
 from labkit.crossover import Crossover, crossover
 from labkit.figures.base import (
-    CLEAR,
     GRID,
     INK,
     SHADE,
@@ -24,10 +22,13 @@ from labkit.figures.base import (
     conditions,
     markdown,
     number,
+    picture_line,
     picture_png,
+    plain_layout,
+    repeats_bar,
+    spread_told,
     styles,
 )
-from labkit.summary import LOWER_BOUND_SHARE
 
 _NOTHING = "the run ended before its first level did."
 _RATE_TITLE = "total tokens/s"
@@ -87,17 +88,7 @@ def draw_gap(data: pl.DataFrame, crossings: Sequence[Crossover] = ()) -> go.Figu
         low, high = found.low, min(found.high, levels[-1])
         chart.add_vrect(x0=low, x1=high, fillcolor=SHADE, line_width=0, layer="below")
         chart.add_vline(x=found.users, line={"color": INK, "dash": "dot", "width": 1.5})
-    chart.update_layout(
-        template="none",
-        height=520,
-        autosize=True,
-        margin={"l": 64, "r": 16, "t": 40, "b": 48},
-        paper_bgcolor=CLEAR,
-        plot_bgcolor=CLEAR,
-        font={"color": INK},
-        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "bgcolor": CLEAR},
-        modebar={"bgcolor": CLEAR, "color": INK, "activecolor": INK},
-    )
+    plain_layout(chart, 520)
     chart.update_xaxes(
         type="log", tickvals=levels, ticktext=[str(n) for n in levels], gridcolor=GRID, zeroline=False
     )
@@ -117,14 +108,7 @@ def _by_arm(data: pl.DataFrame) -> list[tuple[str, Style, pl.DataFrame]]:
 def _traces(arm: str, style: Style, rows: pl.DataFrame) -> list[tuple[go.Scatter, int]]:
     """An arm's three lines, each with the row of its panel."""
     hollow = rows["lower_bound"].to_list()
-    rate = rows["tokens_per_s"]
-    spread = {
-        "type": "data",
-        "symmetric": False,
-        "array": (rows["tokens_per_s_high"] - rate).to_numpy(),
-        "arrayminus": (rate - rows["tokens_per_s_low"]).to_numpy(),
-        "color": style.colour,
-    }
+    spread = repeats_bar(rows, style.colour)
     made = []
     for column, row, width, size in (
         ("tokens_per_s", 1, 2.5, 9),
@@ -178,10 +162,10 @@ def _gap_png(data: pl.DataFrame, crossings: list[Crossover], note: str) -> bytes
             (rows["tokens_per_s"] - rows["tokens_per_s_low"]).to_list(),
             (rows["tokens_per_s_high"] - rows["tokens_per_s"]).to_list(),
         ]
-        _line(rate, style, rows, "tokens_per_s", width=2.2, label=arm)
+        picture_line(rate, style, rows, "level", "tokens_per_s", width=2.2, label=arm)
         rate.errorbar(rows["level"], rows["tokens_per_s"], spread, fmt="none", ecolor=style.colour, capsize=3)
-        _line(ttft, style, rows, "ttft_ms_p50", width=2.2, label=arm)
-        _line(ttft, style, rows, "ttft_ms_p95", width=0.9)
+        picture_line(ttft, style, rows, "level", "ttft_ms_p50", width=2.2, label=arm)
+        picture_line(ttft, style, rows, "level", "ttft_ms_p95", width=0.9)
     for panel, title in ((rate, _RATE_TITLE), (ttft, _TTFT_TITLE)):
         panel.set_xscale("log", base=2)
         panel.set_xticks(levels, [str(n) for n in levels])
@@ -203,21 +187,6 @@ def _gap_png(data: pl.DataFrame, crossings: list[Crossover], note: str) -> bytes
     return picture_png(picture, note)
 
 
-def _line(
-    panel: Axes, style: Style, rows: pl.DataFrame, column: str, *, width: float, label: str | None = None
-) -> None:
-    colour = style.colour
-    panel.plot(rows["level"], rows[column], style.dash[1], color=colour, linewidth=width)
-    size = 3 * width
-    panel.plot([], [], style.dash[1], color=colour, marker=style.marker[1], label=label)
-    for hollow in (False, True):
-        some = rows.filter(pl.col("lower_bound") == hollow)
-        face = "none" if hollow else colour
-        panel.plot(
-            some["level"], some[column], style.marker[1], color=colour, markerfacecolor=face, markersize=size
-        )
-
-
 def _gap_alt(run: Run, data: pl.DataFrame, crossings: list[Crossover]) -> str:
     if data.is_empty():
         return f"Two empty charts of a {run.kind} run: {_NOTHING}"
@@ -236,17 +205,5 @@ def _gap_alt(run: Run, data: pl.DataFrame, crossings: list[Crossover]) -> str:
 
 
 def _caption(run: Run, data: pl.DataFrame, crossings: list[Crossover]) -> str:
-    repeats = max(data["repeats"].to_list(), default=0)
-    lines = [*conditions(run), *(f"- {found.sentence}" for found in crossings)]
-    if repeats > 1:
-        lines.append(f"- Points are medians of {repeats} repeats, bars their range.")
-    elif repeats == 1:
-        lines.append("- Measured once: the spread between repeats is unknown.")
-    else:
-        lines.append(f"- Nothing to draw: {_NOTHING}")
-    if data["lower_bound"].any():
-        lines.append(
-            f"- Hollow points: more than {LOWER_BOUND_SHARE:.0%} of the requests failed or did not end in "
-            "time, so the latencies are those of the rest, and lower bounds."
-        )
-    return markdown(lines)
+    said = [f"- {found.sentence}" for found in crossings]
+    return markdown([*conditions(run), *said, *spread_told(data, _NOTHING)])

@@ -35,6 +35,7 @@ _LINGER_S = 0.05  # for a server to end its reply after the last word
 _WARM_S = 10.0  # for connections to open before the level starts; later ones are opened by their requests
 _CLOSE_S = 2.0  # what does not close within this time is abandoned
 _EVENTS = 20_000  # events kept for a parent that does not read; the counters go on
+_TOKEN_EVENTS = 500  # of these in one frame: they are for drawing, and a fast GPU makes thousands
 
 
 class Backend(Protocol):
@@ -75,6 +76,7 @@ class Level:
         self._late = array("d")
         self._clock = RunClock(plan.t0, plan.time_scale)
         self.events: list[tuple[str, int, float]] = []
+        self._drawn = 0  # token events in it
         self.over: asyncio.Future[None] = self._loop.create_future()
 
     async def run(self) -> None:
@@ -142,6 +144,9 @@ class Level:
             self._coalesced += 1
         if exchange.answer.chunks == 0:
             self._event("first", exchange, now)
+        elif self._drawn < _TOKEN_EVENTS:
+            self._drawn += 1
+            self._event("token", exchange, now)
 
     def on_done(self, exchange: Exchange) -> None:
         """All was said. A server that leaves the reply open must not hold the user until the deadline."""
@@ -183,7 +188,7 @@ class Level:
 
     def frame(self) -> dict[str, Any]:
         """What the parent is told; takes the events."""
-        events, self.events = self.events, []
+        events, self.events, self._drawn = self.events, [], 0
         return {
             "t_s": self._clock.at(perf_counter()) if self._clock.t0 else 0.0,
             "tally": asdict(self.tally()),

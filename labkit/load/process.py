@@ -30,7 +30,8 @@ class Frame:
         t_s: when it was made, in time of the run as all times here.
         tally: the account so far; requests in flight count as unfinished.
         tokens: tokens since the last frame.
-        events: ("sent" | "first" | "end", request id, time); incomplete if the reader was too slow.
+        events: ("sent" | "first" | "token" | "end", request id, time), in order; incomplete if the reader was
+            too slow, or if there were more than some hundred tokens.
     """
 
     t_s: float

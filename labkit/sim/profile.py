@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit import paths, records
+from labkit.engines.ollama_settings import DEFAULT_SLOTS
 from labkit.errors import UsageError
 from labkit.records import Record
 from labkit.sim.blocks import BlockPool
@@ -84,7 +85,7 @@ class Profile:
     def facts(self, engine: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """What an engine with these settings says of itself, beside its version; None where it has none."""
         vllm, part = engine == "vllm", self.engines[engine]
-        slots = settings["max_num_seqs"] if vllm else settings["num_parallel"]
+        slots = settings["max_num_seqs"] if vllm else settings["num_parallel"] or DEFAULT_SLOTS
         context = settings["max_model_len"] if vllm else min(settings["context_length"], self.model.context)
         tokens = self.pool_tokens(settings) if vllm else slots * context
         return {
@@ -182,7 +183,7 @@ def build(profile: Profile, engine: str, settings: Mapping[str, Any]) -> VLLM | 
     limits = profile.engines["ollama"].limits
     return Ollama(
         profile.cost("ollama"),
-        slots=settings["num_parallel"],
+        slots=settings["num_parallel"] or DEFAULT_SLOTS,
         context=min(settings["context_length"], profile.model.context),
         load_s=limits["load_s"],
         hop_s=limits["hop_s"],
@@ -224,7 +225,8 @@ def _vllm(profile: Profile, settings: Mapping[str, Any]) -> VLLM:
             f"at most {tokens}, or a larger kv_cache_gib or gpu_memory_utilization, or more devices",
         )
     size = profile.block_size(settings)
-    pool = BlockPool(tokens // size, size, caching=settings["prefix_caching"])
+    # one of the blocks is never given out: it stands in where a request has none (vLLM's "null block")
+    pool = BlockPool(tokens // size - 1, size, caching=settings["prefix_caching"])
     budget = int(profile.engines["vllm"].limits["max_num_batched_tokens"]) * (
         ranks if profile.kind == "cpu" else 1
     )
