@@ -9,6 +9,7 @@ LabkitError
 │   ├── NotInstalled        no engine of this name on this machine
 │   ├── InstallFailed       an installation step failed
 │   ├── StartFailed         the server did not become ready
+│   │   └── PortTaken       somebody else listens on its port
 │   ├── StopFailed          the server, its children or its port did not go away
 │   └── EngineDied          a server that was ready is gone
 ├── ModelError              a model file is missing, damaged or does not match its pin
@@ -82,6 +83,10 @@ class InstallFailed(EngineError):
 
 class StartFailed(EngineError):
     """The server did not become ready; the evidence is the end of its log."""
+
+
+class PortTaken(StartFailed):
+    """Somebody else listens on the port, or came to listen while the server was starting."""
 
 
 class StopFailed(EngineError):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 from urllib.parse import urlsplit
@@ -22,34 +21,10 @@ from labkit.engines.causes import Cause
 from labkit.engines.declared import ask, origin, told_facts
 from labkit.engines.ports import LOOPBACK
 from labkit.engines.stall import stand_still
-from labkit.errors import EngineError, ModelError, NotInstalled, StartFailed, UsageError
+from labkit.engines.wanted import Wanted
+from labkit.errors import EngineError, ModelError, NotInstalled, PortTaken, StartFailed, UsageError
 
-
-@dataclass(frozen=True)
-class Command:
-    """How to start a server, and the GiB of memory that it takes at least (None: next to nothing)."""
-
-    argv: Sequence[str]
-    env: Mapping[str, str]
-    deadline_s: float
-    memory_gib: float | None = None
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A server as the caller wants it.
-
-    Attributes:
-        given: the settings that the caller named.
-        settings: all of them, as a state file holds them.
-        model: the name under which it must serve a model from its start; None if it loads models on demand.
-        command: tells how to start it on a port; raises NotInstalled or ModelError if something is missing.
-    """
-
-    given: Mapping[str, Any]
-    settings: Mapping[str, Any]
-    model: str | None
-    command: Callable[[int], Command]
+PORT_TRIES = 2
 
 
 class ManagedEngine(Engine):
@@ -334,7 +309,15 @@ class ManagedEngine(Engine):
         return True
 
     async def _launch(self, wanted: Wanted, progress: Progress) -> process.ServerState:
-        port = self._port or process.free_port(self.default_port)
+        """Start one; on another port if two programs chose the same free one at the same moment."""
+        for _ in range(PORT_TRIES if self._port is None else 0):
+            try:
+                return await self._launch_on(process.free_port(self.default_port), wanted, progress)
+            except PortTaken as error:
+                progress(f"{self.server_name}: {error.seen}; trying another port")
+        return await self._launch_on(self._port or process.free_port(0), wanted, progress)
+
+    async def _launch_on(self, port: int, wanted: Wanted, progress: Progress) -> process.ServerState:
         command = wanted.command(port)
         memory.check(self.title, command.memory_gib)
         self.url = _loopback(port)

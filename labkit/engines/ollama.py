@@ -21,9 +21,10 @@ from labkit.engines import ollama_log, supervisor
 from labkit.engines.base import EngineFacts, Gauges, Progress, Served, quiet
 from labkit.engines.causes import evidence
 from labkit.engines.declared import declared
-from labkit.engines.managed import Command, ManagedEngine, Wanted
+from labkit.engines.managed import ManagedEngine
 from labkit.engines.ollama_settings import CAUSES, OllamaSettings
 from labkit.engines.ollama_store import weights_blob
+from labkit.engines.wanted import Command, Wanted
 from labkit.errors import EngineError, ModelError
 
 __all__ = ["Ollama", "OllamaSettings", "models_folder"]

@@ -96,6 +96,15 @@ class OllamaStore:
         order = {"model": name, "files": {gguf.name: digest}, "system": system, "license": licence}
         await self._stream("/api/create", order, f"create {name}", progress)
 
+    async def quantise(self, name: str, source: str, quantisation: str, progress: Progress) -> None:
+        """`ollama create` from a model that is there, in fewer bits.
+
+        Raises:
+            Unavailable: Ollama refuses; the sentence is its own.
+        """
+        order = {"model": name, "from": source, "quantize": quantisation}
+        await self._stream("/api/create", order, f"create {name}", progress)
+
     async def _stream(
         self, path: str, order: dict[str, Any], what: str, progress: Progress, silence_s: float | None = None
     ) -> None:

@@ -25,7 +25,7 @@ from labkit.engines import supervisor
 from labkit.engines.base import Progress, quiet
 from labkit.engines.causes import Cause, evidence, tail
 from labkit.engines.ports import free_port, is_free, listeners, port_owner
-from labkit.errors import EngineDied, StartFailed, StopFailed
+from labkit.errors import EngineDied, PortTaken, StartFailed, StopFailed
 
 __all__ = [
     "OWNER_PID",
@@ -164,11 +164,12 @@ async def launch(
         causes: the engine's own known causes, looked for before the common ones.
 
     Raises:
-        StartFailed: port taken, server ended, or not ready within ``deadline_s``; quotes the log. Nothing is
+        PortTaken: somebody else has the port.
+        StartFailed: server ended, or not ready within ``deadline_s``; quotes the log. Nothing is
             left running then, nor when the coroutine is cancelled.
     """
     if (taken_by := port_owner(port) or _starting_on(port)) is not None:
-        raise StartFailed(
+        raise PortTaken(
             f"start {engine} on port {port}",
             f"the port is taken by {taken_by}",
             "stop that process, or start on another port",
@@ -259,7 +260,7 @@ class _Start:
         if strangers:
             pids = ", ".join(map(str, sorted(strangers)))
             fix = "stop that process, or start on another port"
-            raise StartFailed(self.tried, f"process {pids} listens on the same port", fix)
+            raise PortTaken(self.tried, f"process {pids} listens on the same port", fix)
 
     def state(self) -> ServerState | None:
         state = _read(self.state_file)

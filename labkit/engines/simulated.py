@@ -16,10 +16,11 @@ from typing import Any, Self
 from labkit import paths
 from labkit.engines import process
 from labkit.engines.base import Gauges
-from labkit.engines.managed import Command, ManagedEngine, Wanted
+from labkit.engines.managed import ManagedEngine
 from labkit.engines.ollama import Ollama, OllamaSettings
 from labkit.engines.settings import Settings
 from labkit.engines.vllm import VLLM, VLLMSettings
+from labkit.engines.wanted import Command, Wanted
 from labkit.errors import UsageError
 from labkit.sim import profile as profiles
 

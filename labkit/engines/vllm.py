@@ -21,9 +21,10 @@ from labkit import host
 from labkit.engines import hardware, model_files, model_table
 from labkit.engines.base import EngineFacts, Gauges, Progress, Served, quiet
 from labkit.engines.declared import declared
-from labkit.engines.managed import Command, ManagedEngine, Wanted
+from labkit.engines.managed import ManagedEngine
 from labkit.engines.ports import LOOPBACK
 from labkit.engines.vllm_settings import CAUSES, Device, VLLMSettings
+from labkit.engines.wanted import Command, Wanted
 from labkit.errors import ModelError
 
 __all__ = ["VLLM", "VLLMSettings"]
@@ -139,6 +140,7 @@ class VLLM(ManagedEngine):
             kv_use=_total(text, "vllm:kv_cache_usage_perc"),
             prefix_hits=_total(text, "vllm:prefix_cache_hits_total"),
             prefix_queries=_total(text, "vllm:prefix_cache_queries_total"),
+            preemptions=_total(text, "vllm:num_preemptions_total"),
         )
 
     async def served(self) -> Served:

@@ -15,8 +15,9 @@ import pytest
 
 from labkit.engines import process
 from labkit.engines.base import EngineFacts, Gauges, Progress, Served, quiet
-from labkit.engines.managed import Command, ManagedEngine, Wanted
+from labkit.engines.managed import ManagedEngine
 from labkit.engines.settings import Settings, setting
+from labkit.engines.wanted import Command, Wanted
 from labkit.errors import EngineDied, EngineError, ModelError, StartFailed, UsageError
 
 ANSWERS = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1"]

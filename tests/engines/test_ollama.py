@@ -14,9 +14,9 @@ import pytest
 
 from labkit.engines import models, ollama_log, process
 from labkit.engines.base import quiet
-from labkit.engines.managed import Command
 from labkit.engines.ollama import Ollama, OllamaSettings
 from labkit.engines.ollama_log import Child, last_load
+from labkit.engines.wanted import Command
 from labkit.errors import EngineDied, ModelError, StartFailed, UsageError
 
 MODEL = "labkit/smollm2:135m-q4_1"
