@@ -1,7 +1,8 @@
-"""The article's claims as data, and what a run says about each: held, did not hold, not measurable here.
+"""The article's claims as data, and what runs say about each: held, did not hold, not measurable here.
 
 >>> claims.judge(["C13", "C33"], run)   # in a notebook: a table
 >>> claims.published("C12")             # figures of others, with the conditions they were measured under
+>>> print(claims.page())                # all of them, as Markdown
 """
 
 from __future__ import annotations
@@ -16,11 +17,24 @@ from pathlib import Path
 from labkit import paths, records
 from labkit.bundle import Run
 from labkit.errors import UsageError
-from labkit.judges import JUDGES, NOT_HERE, Case
+from labkit.judges import JUDGES, NOT_HERE, READERS, Case
 from labkit.records import Record
-from labkit.sides import Missing
+from labkit.sides import Missing, NoArm
+from labkit.transcript import Transcript
 
 VERDICTS = ("TRUE", "PARTLY", "OUTDATED", "MISLEADING", "FALSE", "OPINION", "UNVERIFIED")
+NOTEBOOKS = (
+    "00_start_here",
+    "01_ollama_pull",
+    "02_ollama_under_load",
+    "03_tuning_num_parallel",
+    "04_vllm_serve",
+    "05_the_gap",
+    "06_prefix_caching",
+    "07_tensor_parallel",
+    "08_migrate",
+    "09_decide_and_plan",
+)
 EVIDENCE = ("source", "history", "measured", "documented", "secondary", "none")
 
 
@@ -57,10 +71,19 @@ class Claim:
     measure: str
     published: tuple[Figure, ...]
 
+    @property
+    def check(self) -> str:
+        """What the course's own check found, when, and on what."""
+        return f"Checked {self.checked} on {', '.join(self.versions)}: {self.verdict}. {self.because}"
+
+    def age(self, today: datetime.date) -> int:
+        """Days since it was checked."""
+        return (today - self.checked).days
+
 
 @dataclass(frozen=True)
 class Judgement:
-    """What one run says about one claim: "held", "did not hold" or "not measurable here", and why."""
+    """What runs say about one claim: "held", "did not hold" or "not measurable here", and why."""
 
     id: str
     statement: str
@@ -69,7 +92,7 @@ class Judgement:
 
 
 class Judgements(list[Judgement]):
-    """Judgements of one run, shown as a table in a notebook and as text elsewhere."""
+    """Judgements of one table, shown as a table in a notebook and as text elsewhere."""
 
     def __init__(self, found: Iterable[Judgement], about: str) -> None:
         super().__init__(found)
@@ -122,34 +145,67 @@ def published(claim_id: str) -> str:
     return "\n".join(str(figure) for figure in figures)
 
 
-def judge(ids: Sequence[str], run: Run) -> Judgements:
-    """Judge claims on a run.
+def judge(ids: Sequence[str], evidence: Run | Transcript | Sequence[Run | Transcript]) -> Judgements:
+    """Judge claims on runs and transcripts, each on the first that can decide it.
 
-    A claim that the run cannot decide is "not measurable here", with what it would take; so is every claim
-    if other load was on an engine while it was measured.
+    A claim that none of them can decide is "not measurable here", with what it would take and with what the
+    course's own check found. A run in which other load was on an engine decides nothing.
 
     Raises:
         UsageError: no such claim.
     """
+    given = (evidence,) if isinstance(evidence, Run | Transcript) else tuple(evidence)
     claims = [_known(claim_id) for claim_id in ids]
-    about = f"Judged on a {run.kind} run of {run.meta['started_at']}, verdict {run.verdict.word}"
-    if run.partial:
-        about += f"; not whole: {run.partial}"
-    return Judgements([_judgement(claim, run) for claim in claims], about)
+    about = f"Judged on {'; '.join(_described(one) for one in given) or 'nothing'}"
+    if any(one.kind == "simulated" for one in given):
+        about += ". What holds for the imitation need not hold for the engine"
+    return Judgements([_judgement(claim, given) for claim in claims], about)
 
 
-def _judgement(claim: Claim, run: Run) -> Judgement:
-    if claim.id not in JUDGES:
-        word, reason = NOT_HERE, "A load run cannot decide this; see how it was checked."
-    elif run.verdict.word == "contaminated":
-        word, reason = NOT_HERE, f"The run is contaminated: {'; '.join(run.verdict.reasons)}."
-    else:
+def _described(one: Run | Transcript) -> str:
+    if isinstance(one, Transcript):
+        return f"the transcript {one.title}"
+    text = f"a {one.kind} run of {one.meta['started_at']}, verdict {one.verdict.word}"
+    return f"{text}, not whole: {one.partial}" if one.partial else text
+
+
+def _judgement(claim: Claim, given: Sequence[Run | Transcript]) -> Judgement:
+    if claim.id not in JUDGES.keys() | READERS.keys():
+        return Judgement(claim.id, claim.statement, NOT_HERE, claim.check)
+    missing: list[Missing] = []
+    for one in given:
         try:
-            case = Case(run, tuple(figure.value for figure in claim.published))
-            word, reason = JUDGES[claim.id](case)
-        except Missing as missing:
-            word, reason = NOT_HERE, f"{missing}."
-    return Judgement(claim.id, claim.statement, word, reason)
+            found = _read(claim, one) if isinstance(one, Transcript) else _decided(claim, one, given)
+        except Missing as reason:
+            missing.append(reason)
+            continue
+        if found is not None:
+            return Judgement(claim.id, claim.statement, *found)
+    # that a run is of the other engine is worth saying only where nothing else is
+    told = [reason for reason in missing if not isinstance(reason, NoArm)] or missing
+    reasons = dict.fromkeys(f"{reason}." for reason in told or [_needs(claim)])
+    return Judgement(claim.id, claim.statement, NOT_HERE, " ".join([*reasons, claim.check]))
+
+
+def _read(claim: Claim, transcript: Transcript) -> tuple[str, str] | None:
+    name, reader = READERS.get(claim.id, (None, None))
+    return reader(transcript) if reader and name == transcript.name else None
+
+
+def _decided(claim: Claim, run: Run, given: Sequence[Run | Transcript]) -> tuple[str, str] | None:
+    judge = JUDGES.get(claim.id)
+    if judge is None:
+        return None
+    if run.verdict.word == "contaminated":
+        raise Missing(f"The run is contaminated: {'; '.join(run.verdict.reasons)}")
+    runs = tuple(one for one in given if isinstance(one, Run) and one.verdict.word != "contaminated")
+    return judge(Case(run, runs, tuple(figure.value for figure in claim.published)))
+
+
+def _needs(claim: Claim) -> Missing:
+    if claim.id in JUDGES:
+        return Missing("It takes a run to decide this")
+    return Missing(f"It takes the transcript {READERS[claim.id][0]} to decide this")
 
 
 def _known(claim_id: str) -> Claim:
@@ -172,7 +228,7 @@ def _claim(record: Record) -> Claim:
         evidence=evidence,
         checked=record.get("checked", datetime.date),
         versions=record.texts("versions"),
-        notebook=record.get("notebook", str),
+        notebook=record.one_of("notebook", NOTEBOOKS),
         measure=record.get("measure", str),
         published=tuple(_figure(figure) for figure in record.records("published")),
     )

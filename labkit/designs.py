@@ -76,7 +76,7 @@ class Load:
                 "users": OPEN_CONNECTIONS,
             }
         if self.arrivals == "burst":
-            return {"arrivals": "burst", "users": level, "requests": level, "seconds": budget.max_s}
+            return {"arrivals": "burst", "users": level, "requests": level}
         # who asks for a number of rounds wants all of them
         limit = budget.max_s if self.rounds is None else None
         return {"users": level, "rounds": self.rounds or budget.rounds, "seconds": limit}

@@ -24,19 +24,25 @@ class Missing(LookupError):
     """The run does not hold what a judgement needs; the text says what, as a sentence without full stop."""
 
 
+class NoArm(Missing):
+    """The run has no arm of the engine that is asked about."""
+
+
 @dataclass(frozen=True)
 class Side:
-    """One engine in a run: its first arm, in planned order.
+    """One arm of a run.
 
     Attributes:
         arm: the arm's name in the run; ``name`` is how a sentence calls it.
         facts: what the engine said of itself.
-        rows: rows of the run's summary by number of users.
+        rows: rows of the run's summary by number of users; empty if no level was measured.
+        settings: that it was started with.
     """
 
     arm: str
     facts: Mapping[str, Any]
     rows: Mapping[int, Mapping[str, Any]]
+    settings: Mapping[str, Any]
 
     @property
     def name(self) -> str:
@@ -72,20 +78,37 @@ class Side:
         return f"{'at least ' if self.cut_short(users) else ''}{self.value(users, column):,.0f} ms"
 
 
+def sides(run: Run, engine: str) -> list[Side]:
+    """All arms of this engine, in planned order.
+
+    Raises:
+        NoArm: there is none.
+    """
+    arms = {name: arm for name, arm in run.meta["arms"].items() if arm["engine"] == engine}
+    if not arms:
+        raise NoArm(f"This run has no arm with {engine}")
+    table = run.summary().sort("level")
+    return [
+        Side(
+            name,
+            arm.get("facts", {}),
+            {row["level"]: row for row in table.filter(pl.col("arm") == name).to_dicts()},
+            arm["settings"],
+        )
+        for name, arm in arms.items()
+    ]
+
+
 def side(run: Run, engine: str) -> Side:
-    """The engine's side of the run.
+    """The engine's first arm.
 
     Raises:
         Missing: no arm of this engine, or no level of it was measured.
     """
-    arms = [name for name, arm in run.meta["arms"].items() if arm["engine"] == engine]
-    if not arms:
-        raise Missing(f"This run has no arm with {engine}")
-    table = run.summary().filter(pl.col("arm") == arms[0])
-    if table.is_empty():
-        raise Missing(f"This run has no measured level of {arms[0]}")
-    rows = {row["level"]: row for row in table.sort("level").to_dicts()}
-    return Side(arms[0], run.meta["arms"][arms[0]].get("facts", {}), rows)
+    first = sides(run, engine)[0]
+    if not first.rows:
+        raise Missing(f"This run has no measured level of {first.arm}")
+    return first
 
 
 def both(run: Run) -> tuple[Side, Side]:
@@ -173,13 +196,32 @@ def waiting(run: Run, of: Side, users: int) -> Waiting:
 
 def _line(run: Run, arm: str, users: int) -> float | None:
     """Median of the gauge of waiting requests while the level was measured."""
-    readings = run.gauges.filter((pl.col("arm") == arm) & (pl.col("name") == "waiting"))
-    windows = [
-        pl.col("t_s").is_between(r["started_s"], r["ended_s"])
+    return readings(run, arm).filter(pl.col("level") == users)["waiting"].median()  # type: ignore[return-value]
+
+
+def readings(run: Run, arm: str) -> pl.DataFrame:
+    """The engine's gauges while levels of an arm were measured, one row a reading.
+
+    Columns: level, repeat, t_s, and the gauges that judgements use, null where it has no such one.
+    """
+    own = run.gauges.filter(pl.col("arm") == arm)
+    parts = [
+        own.filter(pl.col("t_s").is_between(r["started_s"], r["ended_s"])).with_columns(
+            level=pl.lit(r["level"], pl.Int64), repeat=pl.lit(r["repeat"], pl.Int64)
+        )
         for r in run.meta["levels"]
-        if r["arm"] == arm and r["level"] == users and not r["warmup"]
+        if r["arm"] == arm and not r["warmup"]
     ]
-    return readings.filter(pl.any_horizontal(windows))["value"].median()  # type: ignore[return-value]
+    names = {
+        name: pl.col("value").filter(pl.col("name") == name).first()
+        for name in ("running", "waiting", "kv_use")
+    }
+    rows = (
+        pl.concat(parts)
+        if parts
+        else own.clear().with_columns(level=pl.lit(0, pl.Int64), repeat=pl.lit(0, pl.Int64))
+    )
+    return rows.group_by("level", "repeat", "t_s").agg(**names).sort("t_s")
 
 
 def bits(facts: Mapping[str, Any]) -> int | None:

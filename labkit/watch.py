@@ -16,10 +16,10 @@ from labkit.engines.base import Engine, Gauges, Served
 from labkit.errors import EngineError
 from labkit.verdict import Verdict
 
-GAUGE_PERIOD_S = 1.0
+GAUGE_PERIOD_S = 0.5
 """Between two readings, in time of the run."""
 
-LEAST_PERIOD_S = 0.1
+LEAST_PERIOD_S = 0.05
 """The same at least, by the wall clock: a reading is work for the engine."""
 
 

@@ -1,103 +1,26 @@
-"""Claims: the data file, and judgements that go either way."""
+"""Claims: the data file, the table in a notebook, the page, and which notebook treats which claim."""
 
 from __future__ import annotations
 
+import ast
+import datetime
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
+from judges.sweeps import BASE, OLLAMA, VLLM
 from synthetic import make_run
 
-from labkit import claims
+from labkit import claims, claims_page, cli
 from labkit.bundle import Run
 from labkit.errors import BundleError, SchemaError, UsageError
-from labkit.judges import HELD, JUDGES, NOT_HELD, NOT_HERE
+from labkit.judges import JUDGES, NOT_HERE, READERS
 from labkit.verdict import Verdict
-from labkit.workload import Workload
 
-OLLAMA = {1: 60.0, 2: 62.0, 4: 62.0, 8: 62.0, 16: 62.0}
-VLLM = {1: 40.0, 2: 50.0, 4: 100.0, 8: 150.0, 16: 200.0}
-BASE: dict[str, Any] = {"rates": {"ollama": OLLAMA, "vllm": VLLM}}
-A100 = {"device": "cuda:0 NVIDIA A100-PCIE-40GB", "model": "llama3.1:8b-instruct-fp16"}
-
-
-def rates(ollama: dict[int, Any] | None = None, vllm: dict[int, Any] | None = None) -> dict[str, Any]:
-    return {"rates": {"ollama": {**OLLAMA, **(ollama or {})}, "vllm": {**VLLM, **(vllm or {})}}}
-
-
-def on_a100(vllm_peak: float) -> dict[str, Any]:
-    facts = {"ollama": A100, "vllm": {**A100, "model": "meta-llama/Llama-3.1-8B-Instruct"}}
-    return {"rates": {"ollama": {32: 40.0}, "vllm": {32: vllm_peak}}, "facts": facts}
-
-
-CASES: list[tuple[str, str, str, dict[str, Any]]] = [
-    # claim, expected word, words of the reason, the run
-    ("C12", NOT_HERE, "3.23 times", BASE),
-    ("C12", HELD, "published", on_a100(760.0)),
-    ("C12", NOT_HELD, "published", on_a100(200.0)),
-    ("C12", NOT_HERE, "published", {**on_a100(760.0), "kind": "simulated"}),
-    ("C13", HELD, "up to 16 users", BASE),
-    ("C13", NOT_HELD, "flat from 8 users", rates(vllm={16: 152.0})),
-    ("C13", NOT_HELD, "flat from 8 users", rates(vllm={8: [140, 160], 16: [155, 175]})),
-    ("C13", NOT_HELD, "narrows between 8 and 16", rates(vllm={16: 120.0})),
-    ("C13", NOT_HERE, "3 levels", {"rates": {"ollama": {1: 60, 4: 60}, "vllm": {1: 40, 4: 90}}}),
-    ("C31", NOT_HELD, "with 1 slot a user waits", BASE),
-    ("C31", HELD, "2 and 2", {**BASE, "slots": 2}),
-    ("C31", HELD, "2 users were not measured", {"rates": {"ollama": {1: 60}, "vllm": {1: 40}}}),
-    ("C31", NOT_HELD, "100% apart", {**BASE, "slots": 2, "ttft": {"vllm": {1: 0.2}}}),
-    ("C31", NOT_HERE, "cut off", {**BASE, "slots": 2, "unfinished": {"ollama": {1: 0.5}}}),
-    ("C31", NOT_HERE, "Neither 1 nor 2", {"rates": {"ollama": {4: 60}, "vllm": {4: 40}}}),
-    ("C32", HELD, "by more than a little", BASE),
-    ("C32", HELD, "narrowly", rates(vllm={1: 52.0})),
-    ("C32", NOT_HELD, "vLLM is ahead", rates(vllm={1: 90.0})),
-    ("C32", NOT_HELD, "beyond the noise", rates(vllm={1: 59.0})),
-    ("C32", NOT_HELD, "beyond the noise", rates({1: [50, 70]}, {1: [45, 60]})),
-    ("C32", NOT_HERE, "4 against 16 bit", {**BASE, "facts": {"ollama": {"quantisation": "Q4_1"}}}),
-    (
-        "C32",
-        NOT_HELD,
-        "4 against 16 bit",
-        {**rates(vllm={1: 90.0}), "facts": {"ollama": {"quantisation": "Q4_1"}}},
-    ),
-    ("C32", NOT_HERE, "unknown", {**BASE, "facts": {"vllm": {"quantisation": None}}}),
-    ("C33", HELD, "from 2 users on (1 slot)", BASE),
-    ("C33", HELD, "judged at 8 users", {"rates": {"ollama": {1: 60, 4: 60, 8: 60}}, "slots": 4}),
-    ("C33", NOT_HELD, "no queue", {**BASE, "queue": {"ollama": {16: 0.05}}}),
-    ("C33", NOT_HELD, "no queue", {**BASE, "slots": 16, "queue": {"ollama": {16: 0.09}}}),
-    ("C33", NOT_HERE, "neither with 16", {"rates": {"ollama": {1: 60, 4: 60}}, "slots": 4}),
-    ("C33", NOT_HERE, "tells waiting from work", {**BASE, "unfinished": {"ollama": {16: 1.0}}}),
-    ("C34", NOT_HERE, "3.23 at 16 users", BASE),
-    ("C34", HELD, "5.00 at 128", rates({128: 60.0}, {128: 300.0})),
-    ("C34", NOT_HELD, "2.00 at 128", rates({128: 60.0}, {128: 120.0})),
-    ("C35", HELD, "vLLM's ITL", BASE),
-    ("C35", HELD, "Ollama's ITL", {"rates": {"ollama": OLLAMA}}),
-    ("C35", NOT_HELD, "2.00 times", {**BASE, "itl": {"ollama": {1: 0.01, 16: 0.02}}}),
-    ("C35", NOT_HERE, "nothing was held back", {**BASE, "slots": 16}),
-    ("C35", HELD, "above 8 users too many", {**BASE, "unfinished": {"ollama": {16: 0.5}}}),
-    ("C36", HELD, "97% of Ollama's TTFT", BASE),
-    ("C36", HELD, "or more of Ollama's", {**BASE, "unfinished": {"ollama": {16: 0.5}}}),
-    ("C36", NOT_HELD, "1% of Ollama's TTFT", {**BASE, "queue": {"ollama": {16: 0.05}}}),
-    ("C36", NOT_HERE, "nobody had to wait", {**BASE, "slots": 16}),
-    (
-        "C36",
-        NOT_HERE,
-        "too many answers",
-        {**BASE, "queue": {"ollama": {16: 0.05}}, "unfinished": {"ollama": {16: 0.5}}},
-    ),
-]
-
-
-@pytest.mark.parametrize(("claim", "word", "words", "made"), CASES, ids=lambda value: str(value)[:24])
-def test_a_judgement_goes_the_way_of_the_run(
-    tmp_path: Path, claim: str, word: str, words: str, made: dict[str, Any]
-) -> None:
-    (found,) = claims.judge([claim], make_run(tmp_path / "run", **made))
-    assert (found.word, words in found.reason) == (word, True), found.reason
-
-
-def test_every_claim_of_a_run_can_hold_and_fail() -> None:
-    seen = {(claim, word) for claim, word, _, _ in CASES}
-    assert seen == {(claim, word) for claim in JUDGES for word in (HELD, NOT_HELD, NOT_HERE)}
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 @pytest.fixture
@@ -114,13 +37,15 @@ def test_a_contaminated_run_judges_nothing(contaminated: Run) -> None:
 def test_a_run_with_one_engine_judges_what_it_can(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", rates={"ollama": OLLAMA})
     words = {one.id: one.word for one in claims.judge(list(JUDGES), run)}
-    assert [claim for claim, word in words.items() if word != NOT_HERE] == ["C33", "C35", "C36"]
+    decided = {claim for claim, word in words.items() if word != NOT_HERE}
+    assert decided == {"C06", "C09", "C33", "C35", "C36", "C80"}
 
 
 def test_a_level_without_a_whole_answer_is_a_reason(tmp_path: Path) -> None:
     everything = dict.fromkeys(OLLAMA, 1.0)
     run = make_run(tmp_path / "run", **BASE, unfinished={"ollama": everything, "vllm": everything})
-    assert {one.word for one in claims.judge(list(JUDGES), run)} == {NOT_HERE}
+    found = claims.judge(list(JUDGES), run)
+    assert {one.id for one in found if one.word != NOT_HERE} == {"C09"}
 
 
 def test_a_stopped_run_says_so_above_the_table(tmp_path: Path) -> None:
@@ -155,24 +80,118 @@ def test_no_published_figures_is_said(call: Any) -> None:
         call()
 
 
-def test_the_file_holds_every_claim_that_a_run_can_judge() -> None:
-    assert JUDGES.keys() <= claims.load().keys()
+def test_all_claims_are_there() -> None:
+    assert list(claims.load()) == [f"C{number:02}" for number in range(1, 89)]
 
 
-def test_a_claim_that_no_run_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(JUDGES, "C13")
-    (found,) = claims.judge(["C13"], make_run(tmp_path / "run", **BASE, workload=Workload(output_tokens=16)))
+def test_what_can_be_judged_is_a_claim_and_says_how() -> None:
+    assert JUDGES.keys() | READERS.keys() <= claims.load().keys()
+    assert not JUDGES.keys() & READERS.keys()
+
+
+@pytest.mark.parametrize(
+    "ids", [range(1, 12), range(14, 31), range(64, 69)], ids=lambda ids: f"C{ids[0]:02} to C{ids[-1]:02}"
+)
+def test_the_first_notebooks_treat_the_first_claims(ids: range) -> None:
+    found = claims.load()
+    assert {found[f"C{number:02}"].notebook for number in ids} <= set(claims.NOTEBOOKS[:5])
+
+
+def test_a_claim_that_nothing_decides_shows_how_it_was_checked(tmp_path: Path) -> None:
+    (found,) = claims.judge(["C10"], make_run(tmp_path / "run", **BASE))
+    claim = claims.load()["C10"]
+    assert found.word == NOT_HERE
+    for part in (str(claim.checked), *claim.versions, claim.verdict, claim.because):
+        assert part in found.reason
+
+
+def test_a_claim_that_is_not_decided_here_shows_it_too(tmp_path: Path) -> None:
+    (found,) = claims.judge(["C34"], make_run(tmp_path / "run", **BASE))
+    assert found.word == NOT_HERE
+    assert found.reason.endswith(claims.load()["C34"].check)
+
+
+def test_a_simulated_run_speaks_of_the_imitation(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", **BASE, kind="simulated")
+    assert "imitation" in claims.judge(["C33"], run).about
+    assert "imitation" not in claims.judge(["C33"], make_run(tmp_path / "live", **BASE)).about
+
+
+def test_nothing_given_is_no_crash() -> None:
+    (found,) = claims.judge(["C33"], [])
     assert found.word == NOT_HERE
 
 
-GOOD = (Path(__file__).parent.parent / "data" / "claims.toml").read_text()
+def asked_in(notebook: Path) -> Iterator[str]:
+    """Ids in the lists that a notebook gives to ``lab.claims``."""
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        if cell.cell_type != "code":
+            continue
+        for call in ast.walk(ast.parse(cell.source, mode="exec", type_comments=False)):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == "lab.claims":
+                yield from ast.literal_eval(call.args[1])
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_asks_about_each_claim_that_it_treats(notebook: Path) -> None:
+    asked = list(asked_in(notebook))
+    treated = {claim.id for claim in claims.load().values() if claim.notebook == notebook.stem}
+    assert treated <= set(asked) <= claims.load().keys()
+    assert len(asked) == len(set(asked))
+
+
+def test_the_page_is_up_to_date() -> None:
+    assert (ROOT / "docs" / "claims.md").read_text() == claims_page.page(), (
+        "labkit claims --page > docs/claims.md"
+    )
+
+
+def test_the_page_has_every_claim_with_its_check() -> None:
+    text = claims_page.page()
+    for claim in claims.load().values():
+        assert f"### {claim.id}: {claim.verdict}\n\n> {claim.statement}\n\n{claim.because}" in text
+        assert f"Checked {claim.checked} on {', '.join(claim.versions)}" in text
+    assert "793 tokens/s" in text
+
+
+def test_the_table_tells_the_age_in_days() -> None:
+    found = claims.load()["C04"]
+    text = claims_page.table([found], found.checked + datetime.timedelta(days=17))
+    assert text.splitlines()[1].split()[:5] == ["C04", "OUTDATED", str(found.checked), "17", found.notebook]
+
+
+def listed(capsys: pytest.CaptureFixture[str], *options: str) -> list[str]:
+    """Ids that the command prints."""
+    assert cli.main(["claims", *options]) == 0
+    return [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
+
+
+def test_the_command_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
+    assert listed(capsys) == list(claims.load())
+    assert listed(capsys, "--notebook", "06") == ["C69", "C70", "C71", "C72"]
+    assert listed(capsys, "--stale", "-1") == list(claims.load())
+    assert listed(capsys, "--stale", "100000") == []
+
+
+def test_the_command_prints_the_page(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["claims", "--page"]) == 0
+    assert capsys.readouterr().out == claims_page.page()
+
+
+def test_the_command_knows_no_other_notebook(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["claims", "--notebook", "77"]) == 2
+    assert "00_start_here" in capsys.readouterr().err
+
+
+GOOD = (ROOT / "data" / "claims.toml").read_text()
 
 
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ('verdict = "PARTLY"', 'verdict = "MAYBE"', ("claim C13, field verdict", "MAYBE")),
+        ('verdict = "PARTLY"', 'verdict = "MAYBE"', ("claim C02, field verdict", "MAYBE")),
         ('notebook = "05_the_gap"', "", ("claim C12, field notebook",)),
+        ('notebook = "05_the_gap"', 'notebook = "05"', ("claim C12, field notebook", "05_the_gap")),
         ('evidence = ["documented"]', 'evidence = ["rumour"]', ("field evidence", "rumour")),
         ("checked = 2026-11-23", 'checked = "yesterday"', ("field checked", "date")),
         ('id = "C13"', 'id = "C12"', ("field id", "twice")),

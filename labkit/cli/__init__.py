@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from labkit import __version__
 from labkit.errors import LabkitError, UsageError
 
-COMMANDS = ("doctor", "engines", "models", "bench", "run", "calibrate")
+COMMANDS = ("doctor", "engines", "models", "bench", "run", "calibrate", "claims")
 
 
 def parser() -> argparse.ArgumentParser:

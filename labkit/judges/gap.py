@@ -1,67 +1,23 @@
-"""What a run says about a claim: one function per claim that a load run can decide.
-
-Each looks at the learner's own numbers and gives a word and a reason made of those numbers. Limits are stated
-here, with why. What a run lacks is raised as :class:`labkit.sides.Missing` and becomes "not measurable here".
-"""
+"""Claims of notebook 05: how the two compare under the same load."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 
 from labkit import metrics
 from labkit.bundle import Run
-from labkit.sides import (
-    NOISE,
-    Missing,
-    Ratio,
-    Side,
-    Waiting,
-    answers,
-    bits,
-    people,
-    ratio,
-    shared,
-    side,
-    waiting,
-)
-
-HELD = "held"
-NOT_HELD = "did not hold"
-NOT_HERE = "not measurable here"
-
-SIMILAR = 0.25
-"""Two latencies are "similar" within this share, or within the spread of their repeats if that is larger. A
-level with few users has few answers, whose medians differ by about as much from one run to the next."""
+from labkit.judges.base import HELD, NOT_HELD, NOT_HERE, SIMILAR, Case, Finding, Judge, slots_of
+from labkit.sides import NOISE, Missing, Ratio, Side, answers, bits, people, ratio, shared
 
 NARROW = 0.25
 """A lead of up to this share is a narrow one."""
 
-CROWD = 16
-"""Users from which C33 speaks of a queue."""
+TOP_USERS = 128
+"""Users of C34 and C81."""
 
-TOP_USERS, TOP_RANGE = 128, (3.0, 19.5)
-"""Users and ratio of C34; the upper end is a rounded 19."""
-
-Finding = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Case:
-    """What a judge is given: the run, and the values of the claim's published figures in the file's order."""
-
-    run: Run
-    published: tuple[float, ...] = ()
-
-    @cached_property
-    def ollama(self) -> Side:
-        return side(self.run, "ollama")
-
-    @cached_property
-    def vllm(self) -> Side:
-        return side(self.run, "vllm")
+EXTREME, CAREFUL = (3.0, 19.5), (3.0, 5.0)
+"""Ratios of C34, whose upper end is a rounded 19, and of C81."""
 
 
 def _published_peak(case: Case) -> Finding:
@@ -133,7 +89,7 @@ def _alike_for_few(case: Case) -> Finding:
         limit = max([SIMILAR, *(n for n in noise if n is not None)])
         basis = "the repeats spread that far" if limit > SIMILAR else "a level has few answers"
         counts = " and ".join(str(s.rows[users]["ok"]) for s in (o, v))
-        queue = f"; with {_slots(o)} a user waits" if o.slots is not None and users > o.slots else ""
+        queue = f"; with {slots_of(o)} a user waits" if o.slots is not None and users > o.slots else ""
         apart = max(a, b) / min(a, b) - 1
         alike.append(apart <= limit)
         parts.append(
@@ -181,49 +137,8 @@ def _decode(o: Side, v: Side) -> str:
     return f"; decode (1/TPOT) {1000 / tpot[0]:.1f} against {1000 / tpot[1]:.1f} tokens/s"
 
 
-def _queue_builds(case: Case) -> Finding:
-    """C33: a queue at 16 users, or already below, and from how many users on."""
-    o = case.ollama
-    crowded = [n for n in o.rows if n >= CROWD]
-    above = [n for n in o.rows if o.slots is not None and n > o.slots]
-    if not crowded and not above:
-        raise Missing(f"{o.name} was measured neither with {CROWD} users nor with more users than slots")
-    users = min(crowded) if crowded else max(above)
-    wait = _measured_wait(case, o, users)
-    told = "" if crowded else f"{CROWD} users were not measured; judged at {people(users)}. "
-    rise = f"{told}{wait.sentence}; TTFT p50 is {o.ms(users, 'ttft_ms_p50')}"
-    if 1 in o.rows:
-        rise += f" against {o.ms(1, 'ttft_ms_p50')} at 1 user"
-    slots = f" ({_slots(o)})" if o.slots else ""
-    if wait.queued:
-        onset = next(n for n in o.rows if n == users or _queued(case, o, n))
-        return HELD, f"{rise}. The queue shows from {people(onset)} on{slots}."
-    if not crowded or o.cut_short(users):
-        raise Missing(f"{rise}: no queue yet{slots}, and this does not tell what {CROWD} users would see")
-    return NOT_HELD, f"{rise}{slots}: no queue."
-
-
-def _slots(s: Side) -> str:
-    return f"{s.slots} slot{'' if s.slots == 1 else 's'}"
-
-
-def _measured_wait(case: Case, s: Side, users: int) -> Waiting:
-    """Waiting that was measured, not deduced from the number of slots."""
-    found = waiting(case.run, s, users)
-    if found.basis == "slots":
-        raise Missing(f"No answer at {people(users)} on {s.name} tells waiting from work")
-    return found
-
-
-def _queued(case: Case, s: Side, users: int) -> bool:
-    try:
-        return _measured_wait(case, s, users).queued
-    except Missing:
-        return False
-
-
-def _at_128(case: Case) -> Finding:
-    """C34: the ratio at 128 users or the first level above."""
+def _at_128(expected: tuple[float, float], case: Case) -> Finding:
+    """C34, C81: the ratio at 128 users or the first level above."""
     o, v = case.ollama, case.vllm
     levels = shared(o, v)
     enough = [n for n in levels if n >= TOP_USERS]
@@ -231,65 +146,16 @@ def _at_128(case: Case) -> Finding:
     numbers = f"{v.name} / {o.name} in total tokens/s: {found}"
     if not enough:
         raise Missing(f"{numbers}, the most that was measured; {TOP_USERS} were not")
-    low, high = TOP_RANGE
+    low, high = expected
     word = HELD if found.high >= low and found.low <= high else NOT_HELD
     return word, f"{numbers}."
 
 
-def _even_stream(case: Case) -> Finding:
-    """C35: ITL at the top level against one user."""
-    o = case.ollama
-    whole = [n for n in o.rows if n > 1 and not o.cut_short(n)]
-    if not whole:
-        raise Missing(f"No level above 1 user came whole on {o.name}")
-    users = max(whole)
-    if o.slots is not None and users <= o.slots:
-        raise Missing(f"{o.name} has {_slots(o)} for {people(users)}, so nothing was held back")
-    growth = o.value(users, "itl_ms_p50") / o.value(1, "itl_ms_p50")
-    slots = f" ({_slots(o)})" if o.slots else ""
-    numbers = f"{_growth(o, users)}{slots}{_beside(lambda: _growth(case.vllm, users))}"
-    if users < max(o.rows):
-        numbers += f"; above {people(users)} too many answers failed or were cut off"
-    return HELD if growth <= 1 + SIMILAR else NOT_HELD, f"{numbers} (even means: up to {SIMILAR:.0%} more)."
-
-
-def _growth(s: Side, users: int) -> str:
-    one, many = s.value(1, "itl_ms_p50"), s.value(users, "itl_ms_p50")
-    return (
-        f"{s.name}'s ITL p50 is {one:.1f} ms at 1 user and {many:.1f} ms at {users}, {many / one:.2f} times"
-    )
-
-
-def _beside(other: Callable[[], str]) -> str:
-    """A remark on the other engine, if the run has what it takes."""
-    try:
-        return f"; {other()}"
-    except Missing:
-        return ""
-
-
-def _wait_to_get_in(case: Case) -> Finding:
-    """C36: how much of TTFT is waiting at the top level."""
-    o = case.ollama
-    users = max(o.rows)
-    if o.slots is not None and users <= o.slots:
-        raise Missing(f"{o.name} has {_slots(o)} for {people(users)}, so nobody had to wait")
-    found = _measured_wait(case, o, users)
-    beside = _beside(lambda: waiting(case.run, case.vllm, users).sentence)
-    numbers = f"{found.sentence}; TTFT p50 {o.ms(users, 'ttft_ms_p50')}{beside}"
-    if not found.queued and o.cut_short(users):
-        raise Missing(f"{numbers}; too many answers failed or were cut off to say that it is no more")
-    return HELD if found.queued else NOT_HELD, f"{numbers}."
-
-
-JUDGES: dict[str, Callable[[Case], Finding]] = {
+JUDGES: dict[str, Judge] = {
     "C12": _published_peak,
     "C13": _gap_widens,
     "C31": _alike_for_few,
     "C32": _one_user,
-    "C33": _queue_builds,
-    "C34": _at_128,
-    "C35": _even_stream,
-    "C36": _wait_to_get_in,
+    "C34": partial(_at_128, EXTREME),
+    "C81": partial(_at_128, CAREFUL),
 }
-"""Claims that a load run can decide. The other claims of ``data/claims.toml`` have other evidence."""

@@ -1,0 +1,45 @@
+"""Claims of notebook 00: what either engine runs on."""
+
+from __future__ import annotations
+
+from labkit.judges.base import HELD, NOT_HELD, Case, Finding, Judge
+from labkit.sides import Missing, Side, sides
+
+
+def _answered(case: Case, engine: str) -> tuple[Side, int, str]:
+    """The engine's first arm, its whole answers, and its device."""
+    if case.run.kind == "simulated":
+        raise Missing("A simulated engine proves nothing about what the real one runs on")
+    s = sides(case.run, engine)[0]
+    device = s.facts.get("device")
+    if device is None:
+        raise Missing(f"{s.name} does not tell its device")
+    return s, sum(row["ok"] for row in s.rows.values()), device
+
+
+def _needs_nvidia(case: Case) -> Finding:
+    """C03, C37, C82: one answer from a CPU refutes it; answers from a GPU do not prove it."""
+    s, answers, device = _answered(case, "vllm")
+    if not answers:
+        raise Missing(f"{s.name} gave no whole answer")
+    if device != "cpu":
+        raise Missing(f"{s.name} ran on {device} here, which does not tell what else it runs on")
+    return NOT_HELD, f"vLLM {s.facts.get('version')} gave {answers} whole answers on a CPU without any GPU."
+
+
+def _runs_here(case: Case) -> Finding:
+    """C09: for the one machine that there is."""
+    s, answers, device = _answered(case, "ollama")
+    where = f"{case.run.meta['host'].get('os', 'this system')}, {device}"
+    if not answers:
+        return NOT_HELD, f"{s.name} gave no whole answer on {where}."
+    told = f"Ollama {s.facts.get('version')} gave {answers} whole answers on {where}"
+    return HELD, f"{told}. The other systems were not tried here."
+
+
+JUDGES: dict[str, Judge] = {
+    "C03": _needs_nvidia,
+    "C09": _runs_here,
+    "C37": _needs_nvidia,
+    "C82": _needs_nvidia,
+}
