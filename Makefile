@@ -53,7 +53,8 @@ demo: $(BASE)
 
 # --allow-root: containers and class machines often have no other user; the server listens on loopback only.
 lab: $(SETUP)
-	@JUPYTER_CONFIG_PATH=$(CURDIR)/notebooks/.jupyter $(BIN)/jupyter lab --ip=127.0.0.1 --allow-root \
+	@JUPYTER_CONFIG_PATH=$(CURDIR)/notebooks/.jupyter PYTHONSTARTUP=$(CURDIR)/notebooks/.jupyter/startup.py \
+	  $(BIN)/jupyter lab --ip=127.0.0.1 --allow-root \
 	  --LabApp.news_url= --LabApp.default_url=/lab/tree/notebooks
 
 run: $(SETUP)

@@ -134,6 +134,11 @@ class Arms:
         }
         return True
 
+    async def recount(self) -> None:
+        """Count from here on what the present arms serve: what they were asked so far was no load."""
+        for arm in self.present():
+            self._before[arm.name] = await arm.engine.served()
+
     def _check(self, arm: Arm, facts: EngineFacts) -> None:
         if not self.described:
             self.kind, self.time_scale = facts.kind, facts.time_scale

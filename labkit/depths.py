@@ -196,13 +196,14 @@ class Simulated(_Running):
         arms = []
         for side in order.sides:
             engine = self.engines[side.engine]
+            model = order.model if side.engine == "ollama" else models.find(order.model).vllm.name
             if order.shares(side.engine):
-                arms.append(self._later(side, order.model, None))
+                arms.append(self._later(side, model, None))
             elif side.engine == "ollama":
-                arms.append(await _ollama_arm(engine, order.model, None, side.settings, say))
+                arms.append(await _ollama_arm(engine, model, None, side.settings, say))
             else:
-                await engine.load(order.model)
-                arms.append(Arm("vLLM", engine, order.model, None, side.settings))
+                await engine.load(model)
+                arms.append(Arm("vLLM", engine, model, None, side.settings))
         return arms
 
     async def _agree(self, order: Order, say: Say) -> None:

@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from html import escape
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
@@ -35,6 +36,10 @@ BOTH_ENGINES_GIB = 6
 1 GiB of KV cache, Ollama 0.3 (measured); the rest is for JupyterLab, the kernel and the load."""
 
 ENGINES = {"ollama": "Ollama", "vllm": "vLLM"}
+MARKS: dict[Status, str] = {"ok": "✓", "warn": "!", "red": "✗"}
+COLOURS: dict[Status, str] = {"ok": "#008060", "warn": "#b06000", "red": "#d02020"}
+"""Readable on JupyterLab's light and on its dark page; mark and word say the same without colour."""
+
 PORTS = {11434: "Ollama", 8000: "vLLM"}
 ENGINE_PROCESS = re.compile(r"\bollama\b|\bllama-server\b|\bvllm\b", re.IGNORECASE)
 
@@ -49,8 +54,34 @@ class Row:
     fix: str = ""
 
 
-def examine() -> list[Row]:
+class Findings(list[Row]):
+    """What was found, shown as a table in a notebook and as text elsewhere."""
+
+    def __repr__(self) -> str:
+        return table(self)
+
+    def _repr_html_(self) -> str:
+        head = "".join(f'<th scope="col">{name}</th>' for name in ("", "what", "seen", "what to do"))
+        rows = "".join(
+            f'<tr><td><b style="color:{COLOURS[row.status]}">{MARKS[row.status]} {row.status}</b></td>'
+            f'<th scope="row">{escape(row.name)}</th><td style="text-align:left">{escape(row.seen)}</td>'
+            f'<td style="text-align:left">{_code(row.fix)}</td></tr>'
+            for row in self
+        )
+        can = "At least one engine can run here." if can_run(self) else "No engine can run here yet."
+        return f"<table><caption>{can}</caption><tr>{head}</tr>{rows}</table>"
+
+
+def _code(fix: str) -> str:
+    return f"<code>{escape(fix)}</code>" if fix else ""
+
+
+def examine() -> Findings:
     """All findings, in the order in which they matter to a reader."""
+    return Findings(_rows())
+
+
+def _rows() -> list[Row]:
     return [
         _system(),
         _cpu(),

@@ -185,6 +185,7 @@ class Experiment:
         sides = [(arm.engine, arm.model) for arm in self._arms.first()]
         if len(sides) > 1:
             await assert_same_prompt(sides, self.workload.prompts(1, "token count")[0].messages)
+            await self._arms.recount()
 
     async def _measure(self, recorder: Recorder, on_progress: OnProgress) -> Run:
         left = deque(self.steps)

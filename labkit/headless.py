@@ -106,7 +106,7 @@ def execute(
 
 
 def table(results: Sequence[Result]) -> str:
-    """The results as aligned text, one notebook a line."""
+    """The results as aligned text, one notebook a line and their sum below."""
     rows = [("notebook", "depth", "cells", "minutes", "engine starts", "result")]
     rows += [
         (
@@ -119,6 +119,17 @@ def table(results: Sequence[Result]) -> str:
         )
         for result in results
     ]
+    failed = sum(result.failure is not None for result in results)
+    rows.append(
+        (
+            "total",
+            "",
+            f"{sum(result.cells for result in results)}/{sum(result.planned for result in results)}",
+            f"{sum(result.seconds for result in results) / 60:.1f}",
+            str(sum(result.engine_starts for result in results)),
+            f"{failed} failed" if failed else "ok",
+        )
+    )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
@@ -227,14 +238,14 @@ def _split(executed: Any, error: Exception | None) -> tuple[int, str]:
 
 
 def _depth(executed: Any) -> str:
-    """What the notebook's badge says of itself in its output's metadata, ``{"labkit": {"depth": …}}``."""
+    """What the notebook's first badge, the lab's, says in its metadata, ``{"labkit": {"depth": …}}``."""
     depths = [
         output.metadata.labkit.depth
         for cell in executed.cells
         for output in cell.get("outputs", [])
         if "labkit" in output.get("metadata", {})
     ]
-    return depths[-1] if depths else "-"
+    return depths[0] if depths else "-"
 
 
 def _page(executed: Any, title: str) -> str:

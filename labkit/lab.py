@@ -258,7 +258,9 @@ class Lab(Demos):
             f"find the last run of {name}", f"there is no whole {self.depth} one", "run its notebook first"
         )
 
-    def check(self, exercise_id: str, run: Run | Sequence[Run], answer: Any) -> exercises.Verdict:
+    def check(
+        self, exercise_id: str, run: Run | Transcript | Sequence[Run | Transcript], answer: Any
+    ) -> exercises.Verdict:
         """Judge an answer on the learner's own run; shows the verdict and returns it, never raises."""
         verdict = exercises.check(exercise_id, run, answer)
         display(verdict)  # type: ignore[no-untyped-call]
@@ -283,6 +285,7 @@ class Lab(Demos):
             view.stop()
         if Lab._running:
             await asyncio.wait(Lab._running)
+        await self._end_pull()
         if process.owner_pid() == os.getpid():
             for engine in (self.ollama, self.vllm):
                 await engine.stop()

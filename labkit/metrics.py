@@ -24,6 +24,9 @@ which TTFT hides (coordinated omission). Client clock."""
 E2E = (pl.col("end_s") - pl.col("sent_s")).alias("e2e_s")
 """End to end: last byte of the answer − request handed to the socket. Client clock."""
 
+E2E_INTENDED = (pl.col("end_s") - pl.col("intended_s")).alias("e2e_intended_s")
+"""End to end from the moment the plan wanted the request sent, as a user counts who came at that moment."""
+
 TPOT = (
     pl.when(pl.col("output_tokens") >= 2)
     .then((pl.col("end_s") - pl.col("first_token_s")) / (pl.col("output_tokens") - 1))

@@ -196,10 +196,9 @@ def _choice(order: Order, *, steered: bool) -> tuple[Control, Callable[[Any], Or
             "Users", _range(top), levels[0], steers=True
         ), lambda users: order if users == levels[0] else at(users)
     if order.shared:
-        sides = {"all, one after the other": None, **{_words(side): side for side in order.sides}}
-        return Control(
-            "Measure", sides, None
-        ), lambda side: order if side is None else replace(order, sides=[side])
+        # each choice is an order, since a dropdown takes the value None for no choice at all
+        each = {_words(side): replace(order, sides=[side]) for side in order.sides}
+        return Control("Measure", {"all, one after the other": order, **each}, order), lambda chosen: chosen
     if order.load.arrivals == "burst" and len(levels) == 1:
         return Control("Requests at once", _range(top), top), at
     label = {"closed": "Users up to", "burst": "Requests up to"}.get(order.load.arrivals, "Load in % up to")

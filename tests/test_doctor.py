@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,6 +58,25 @@ def test_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     said = json.loads(capsys.readouterr().out)
     assert said["can_run"] is False
     assert {"name", "status", "seen", "fix"} == set(said["rows"][0])
+
+
+@without_vllm
+def test_a_notebook_gets_a_table_with_what_to_copy_beside_each_red_row() -> None:
+    found = doctor.examine()
+    html = found._repr_html_()
+    assert "No engine can run here yet." in html
+    assert html.count('scope="row"') == len(found)
+    for row in found:
+        if row.status == "red":
+            assert f"<code>{escape(row.fix)}</code>" in html
+    assert repr(found) == doctor.table(found)
+
+
+def test_what_was_seen_is_text_and_never_markup() -> None:
+    html = doctor.Findings([Row("Ollama", "ok", "<b>0.34.0</b>")])._repr_html_()
+    assert "&lt;b&gt;0.34.0" in html
+    assert "At least one engine can run here." in html
+    assert "<code>" not in html
 
 
 def test_one_engine_is_enough() -> None:

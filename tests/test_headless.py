@@ -81,7 +81,7 @@ def lesson(tmp_path_factory: pytest.TempPathFactory) -> tuple[headless.Result, P
 def test_lesson_is_executed_and_counted(lesson: tuple[headless.Result, Path]) -> None:
     result, _ = lesson
     assert (result.failure, result.depth) == (None, "live")
-    assert result.cells == result.planned == 7
+    assert result.cells == result.planned == 8
 
 
 def test_parameters_reach_the_notebook_and_widget_state_is_not_stored(
@@ -203,6 +203,7 @@ def test_command_prints_the_table_and_the_failure(write: Write, capsys: pytest.C
     assert "fine.ipynb  -      2/2" in capsys.readouterr().out
     assert main(["run", str(fine), str(broken), *arguments]) == 1
     out = capsys.readouterr().out
+    assert re.search(r"^total +3/4 +\d+\.\d +0 +1 failed$", out, re.M)
     assert "broken.ipynb failed" in out
     assert "1 / 0" in out
 

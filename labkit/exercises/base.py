@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from labkit.bundle import Run
+from labkit.transcript import Transcript
 
 Answer = float | str
 Runs = tuple[Run, ...]
+Transcripts = tuple[Transcript, ...]
+Evidence = tuple[Any, ...]
+""":data:`Runs` or :data:`Transcripts`, by what the solver ``takes``."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +25,12 @@ class Solver:
         judge: whether an answer is right, and why, in numbers.
         wrong: per rule of the gallery, what somebody who makes that mistake would answer; None if the mistake
             leads nowhere on these runs.
-        runs: how many runs it takes.
+        runs: how many runs, or transcripts, it takes.
+        takes: which of the two.
     """
 
-    solve: Callable[[Runs], Answer]
-    judge: Callable[[Runs, Answer], tuple[bool, str]]
-    wrong: Mapping[str, Callable[[Runs], Answer | None]]
+    solve: Callable[[Evidence], Answer]
+    judge: Callable[[Evidence, Answer], tuple[bool, str]]
+    wrong: Mapping[str, Callable[[Evidence], Answer | None]]
     runs: int = 1
+    takes: type[Run] | type[Transcript] = Run

@@ -17,14 +17,22 @@ from typing import Any
 from labkit import paths, records
 from labkit.bundle import Run
 from labkit.errors import LabkitError, UsageError
-from labkit.exercises import gap
-from labkit.exercises.base import Answer, Runs, Solver
+from labkit.exercises import gap, pull, serve, slots, stream, under_load
+from labkit.exercises.base import Answer, Evidence, Solver
 from labkit.records import Record
 from labkit.sides import Missing
+from labkit.transcript import Transcript
 
 KINDS = ("number", "choice")
 
-SOLVERS: dict[str, Solver] = {**gap.SOLVERS}
+SOLVERS: dict[str, Solver] = {
+    **stream.SOLVERS,
+    **pull.SOLVERS,
+    **gap.SOLVERS,
+    **under_load.SOLVERS,
+    **slots.SOLVERS,
+    **serve.SOLVERS,
+}
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,7 @@ def load(folder: Path | None = None) -> dict[str, Exercise]:
     return found
 
 
-def check(exercise_id: str, run: Run | Sequence[Run], answer: Any) -> Verdict:
+def check(exercise_id: str, run: Run | Transcript | Sequence[Run | Transcript], answer: Any) -> Verdict:
     """Judge an answer on a run, or on two where the exercise compares them. Never raises.
 
     Args:
@@ -126,7 +134,7 @@ def check(exercise_id: str, run: Run | Sequence[Run], answer: Any) -> Verdict:
         return Verdict(False, "This cannot be checked", str(error))
 
 
-def solution(exercise_id: str, run: Run | Sequence[Run]) -> Answer:
+def solution(exercise_id: str, run: Run | Transcript | Sequence[Run | Transcript]) -> Answer:
     """The right answer on this run.
 
     Raises:
@@ -137,7 +145,7 @@ def solution(exercise_id: str, run: Run | Sequence[Run]) -> Answer:
     return solver.solve(_runs(solver, run))
 
 
-def mistakes(exercise_id: str, run: Run | Sequence[Run]) -> dict[str, Answer]:
+def mistakes(exercise_id: str, run: Run | Transcript | Sequence[Run | Transcript]) -> dict[str, Answer]:
     """What each mistake of the gallery would answer on this run, unless it is right there by luck."""
     exercise = _known(exercise_id)
     solver = SOLVERS[exercise.id]
@@ -146,7 +154,7 @@ def mistakes(exercise_id: str, run: Run | Sequence[Run]) -> dict[str, Answer]:
     return {rule: a for rule, a in answers.items() if a is not None and not solver.judge(runs, a)[0]}
 
 
-def _judge(exercise: Exercise, solver: Solver, runs: Runs, given: Answer) -> Verdict:
+def _judge(exercise: Exercise, solver: Solver, runs: Evidence, given: Answer) -> Verdict:
     ok, reason = solver.judge(runs, given)
     if ok:
         return Verdict(True, "Right", reason)
@@ -169,10 +177,11 @@ def _known(exercise_id: Any) -> Exercise:
     return exercises[exercise_id]
 
 
-def _runs(solver: Solver, run: Any) -> Runs:
-    runs = (run,) if isinstance(run, Run) else tuple(run) if isinstance(run, list | tuple) else ()
-    if not all(isinstance(one, Run) for one in runs) or len(runs) != solver.runs:
-        wanted = "the run" if solver.runs == 1 else "two runs, as [first, second]"
+def _runs(solver: Solver, run: Any) -> Evidence:
+    runs = tuple(run) if isinstance(run, list | tuple) else (run,)
+    if not all(isinstance(one, solver.takes) for one in runs) or len(runs) != solver.runs:
+        kind = solver.takes.__name__.lower()
+        wanted = f"the {kind}" if solver.runs == 1 else f"two {kind}s, as [first, second]"
         raise Missing(
             f"This exercise is judged on {wanted}: run the measuring cell first, then give its result"
         )
@@ -202,11 +211,12 @@ def _exercise(record: Record) -> Exercise:
     exercise_id = record.get("id", str)
     if exercise_id not in SOLVERS:
         raise record.error("id", f"{exercise_id} has no function that solves it")
+    plain = record.data.get("kind") == "number" and record.data.get("options") == []  # no word is an answer
     return Exercise(
         id=exercise_id,
         question=record.get("question", str),
         kind=record.one_of("kind", KINDS),
-        options=record.texts("options"),
+        options=() if plain else record.texts("options"),
         hint=record.get("hint", str),
         solution=record.get("solution", str),
         wrong=tuple(_mistake(one, tuple(SOLVERS[exercise_id].wrong)) for one in record.records("wrong")),

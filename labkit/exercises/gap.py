@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import polars as pl
 
 from labkit.bundle import Run
 from labkit.crossover import Crossover, crossover
 from labkit.exercises.base import Answer, Runs, Solver
-from labkit.sides import NOISE, Missing, Side, both, people, ratio, shared, waiting
+from labkit.exercises.runs import changed_questions, refuse_other_file, refuse_unlike, trusted
+from labkit.sides import NOISE, Missing, Side, bits, both, people, ratio, shared, waiting
+
+READING = 0.10
+"""Share by which a ratio that was read off a table or a figure may be off."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,7 @@ class _Gap:
 
 
 def _gap(run: Run) -> _Gap:
-    if run.verdict.word == "contaminated":
-        raise Missing(f"The run {run.path.name} is contaminated: {'; '.join(run.verdict.reasons)}")
-    o, v = both(run)
+    o, v = both(trusted(run))
     levels = shared(o, v)
     return _Gap(o, v, levels, run.summary().filter(pl.col("level").is_in(levels)))
 
@@ -158,16 +159,10 @@ def _pair(runs: Runs) -> tuple[_Gap, _Gap, list[str]]:
     """Both runs and what was changed between them, if they may be compared."""
     first, second = runs
     gaps = _gap(first), _gap(second)
-    _refuse_unlike(first, second)
-    changed = []
-    asked = [{**run.meta["workload"], "experiment": None, "budget": None} for run in runs]
-    if asked[0] != asked[1]:
-        names = sorted(
-            name for name in asked[0].keys() | asked[1] if asked[0].get(name) != asked[1].get(name)
-        )
-        changed.append(f"the prompts ({', '.join(names)})")
+    refuse_unlike(first, second)
+    changed = changed_questions(first, second)
     for a, b in zip(_sides(gaps[0]), _sides(gaps[1]), strict=True):
-        _refuse_other_file(a, b)
+        refuse_other_file(a.facts, b.facts)
         if a.slots != b.slots:
             changed.append(f"{a.facts['engine']}'s slots ({a.slots} to {b.slots})")
     if not changed:
@@ -180,36 +175,6 @@ def _pair(runs: Runs) -> tuple[_Gap, _Gap, list[str]]:
 
 def _sides(gap: _Gap) -> tuple[Side, Side]:
     return gap.ollama, gap.vllm
-
-
-def _refuse_unlike(first: Run, second: Run) -> None:
-    if first.path == second.path:
-        raise Missing("Both are the same run; give the first and a second one")
-    if first.kind != second.kind:
-        raise Missing(
-            f"One run is {first.kind} and the other {second.kind}, so more than your setting differs"
-        )
-    machines = [
-        [run.meta["host"].get(name) for name in ("machine", "cpu", "cores")] for run in (first, second)
-    ]
-    if machines[0] != machines[1]:
-        raise Missing("The two runs come from different machines, so more than your setting differs")
-
-
-def _refuse_other_file(a: Side, b: Side) -> None:
-    def file(s: Side) -> tuple[Any, Any]:
-        origin = s.facts.get("simulated")  # stands on a profile where a real engine has a file
-        return origin["profile"] if origin else s.facts.get("model_digest"), s.facts.get("quantisation")
-
-    if file(a) == file(b) and file(a)[0] is not None:
-        return
-    what = " and ".join(
-        f"{digest or 'an unknown file'} ({precision})" for digest, precision in map(file, (a, b))
-    )
-    raise Missing(
-        f"{a.facts['engine']} did not surely serve one model file in both runs: {what}. A 4-bit file takes "
-        "less memory to read than a 16-bit one and is faster whatever the engine does; keep the file"
-    )
 
 
 def _moved(first: Crossover, second: Crossover) -> str:
@@ -253,6 +218,60 @@ def _backwards(runs: Runs) -> Answer | None:
     return _moved(second, first)
 
 
+# gap-4bit
+
+
+def _files(runs: Runs) -> tuple[Side, Side, list[int]]:
+    """Ollama in the fair run and in the 4-bit run, and the levels that both measured.
+
+    Raises:
+        Missing: anything but Ollama's file differs, or the file does not.
+    """
+    first, second = runs
+    refuse_unlike(first, second)
+    fair, small = (_gap(run).ollama for run in runs)
+    if fair.slots != small.slots:
+        raise Missing(f"Ollama's slots differ too ({fair.slots} to {small.slots}); change the file alone")
+    if origin := small.facts.get("simulated"):
+        raise Missing(
+            f"The simulated Ollama takes its times from the profile {origin['profile']}, which was fitted to "
+            "one file, and knows no other; this needs the real engine: MODE = 'live' or 'recorded'"
+        )
+    widths = bits(fair.facts), bits(small.facts)
+    if None in widths or widths[0] == widths[1]:
+        raise Missing(
+            f"Ollama's files have {widths[0]} and {widths[1]} bits a weight; give the fair run first"
+        )
+    return fair, small, shared(fair, small)
+
+
+def _speed_up(runs: Runs, nth: int = 0) -> float:
+    """How many times as fast Ollama is with the smaller file, at the lowest common level or another."""
+    fair, small, levels = _files(runs)
+    return ratio(small, fair, levels[nth]).value
+
+
+def _judge_files(runs: Runs, answer: Answer) -> tuple[bool, str]:
+    fair, small, levels = _files(runs)
+    found = ratio(small, fair, levels[0])
+    rates = [f"{side.value(levels[0], 'tokens_per_s'):.1f}" for side in (fair, small)]
+    off = abs(float(answer) / found.value - 1)
+    return off <= READING, (
+        f"Ollama wrote {rates[0]} tokens/s with {fair.facts['quantisation']} and {rates[1]} with "
+        f"{small.facts['quantisation']}, a ratio of {found}."
+    )
+
+
+def _bits_alone(runs: Runs) -> Answer | None:
+    fair, small, _ = _files(runs)
+    return float(bits(fair.facts) or 0) / float(bits(small.facts) or 1)
+
+
+def _against_vllm(runs: Runs) -> Answer | None:
+    _, small, levels = _files(runs)
+    return ratio(small, _gap(runs[1]).vllm, levels[0]).value
+
+
 SOLVERS = {
     "gap-crossover": Solver(
         _solve_crossover,
@@ -269,6 +288,18 @@ SOLVERS = {
         _solve_waits,
         _judge_waits,
         {"slower_stream": _slower_stream, "any_rise": _any_rise, "closed_loop": _closed_loop},
+    ),
+    "gap-4bit": Solver(
+        _speed_up,
+        _judge_files,
+        {
+            "bits_alone": _bits_alone,
+            "no_difference": lambda _runs: 1.0,
+            "against_vllm": _against_vllm,
+            "upside_down": lambda runs: 1 / _speed_up(runs),
+            "with_many_users": lambda runs: _speed_up(runs, -1),
+        },
+        runs=2,
     ),
     "gap-own": Solver(
         _solve_own,

@@ -10,6 +10,7 @@ from labkit.figures.gap import gap
 from labkit.figures.gauges import gauges
 from labkit.figures.goodput import goodput
 from labkit.figures.lanes import lanes
+from labkit.figures.life import life
 from labkit.figures.loops import answer_times, backlog
 from labkit.figures.memory import kv_memory
 from labkit.figures.settings import settings
@@ -27,6 +28,7 @@ __all__ = [
     "goodput",
     "kv_memory",
     "lanes",
+    "life",
     "settings",
     "staircase",
     "startup",

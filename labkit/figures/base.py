@@ -179,16 +179,16 @@ def markdown(lines: list[str]) -> str:
 
 def origins(run: Run) -> list[str]:
     """Where the numbers of simulated arms come from, and how far they may be off."""
-    lines = []
+    told: dict[str, list[str]] = {}  # arms of one profile have one sentence
     for name, arm in run.meta["arms"].items():
         if said := arm["facts"].get("simulated"):
             band = ", ".join(f"{_METRICS[of]} {1 + half:.2f}" for of, half in said["band"].items())
-            lines.append(
-                f"- {name}: simulated at {said['time_scale']:.3g} times real time from profile "
-                f"{said['profile']}, {said['basis']}; nine times of ten the real engine is within these "
-                f"factors of it: {band}"
+            where = (
+                f"simulated at {said['time_scale']:.3g} times real time from profile {said['profile']}, "
+                f"{said['basis']}; nine times of ten the real engine is within these factors of it: {band}"
             )
-    return lines
+            told.setdefault(where, []).append(name)
+    return [f"- {'; '.join(names)}: {where}" for where, names in told.items()]
 
 
 def badge_note(run: Run) -> str:

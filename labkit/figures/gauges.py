@@ -37,6 +37,7 @@ class _Arm:
     """One arm's readings in one level, of which at least one is there.
 
     Attributes:
+        length_s: of the level.
         rows: t_s from the level's start, then a column for each of :data:`NAMES`, nulls where not read;
             kv_use in percent, preemptions counted from the first reading on.
     """
@@ -44,6 +45,7 @@ class _Arm:
     name: str
     engine: str
     level: int
+    length_s: float
     rows: pl.DataFrame
 
     @property
@@ -53,6 +55,12 @@ class _Arm:
     def line(self, name: str) -> pl.DataFrame:
         """t_s and value of one gauge, where it was read."""
         return self.rows.select("t_s", name).drop_nulls()
+
+    def drawn(self, name: str) -> tuple[list[float], list[float]]:
+        """The same as times and values of a line, which holds its last value to the end of the level."""
+        line = self.line(name)
+        times, values = line["t_s"].to_list(), line[name].to_list()
+        return [*times, max(self.length_s, *times)], [*values, values[-1]]
 
     def most(self, name: str) -> float | None:
         value = self.rows[name].max()
@@ -96,7 +104,8 @@ def gauge_arms(run: Run, level: int | None = None) -> list[_Arm]:
         if window is not None and wanted is not None:
             rows = _readings(run, name, window["started_s"], window["ended_s"])
             if rows.height:
-                found.append(_Arm(name, arm["engine"], wanted, rows))
+                length_s = window["ended_s"] - window["started_s"]
+                found.append(_Arm(name, arm["engine"], wanted, length_s, rows))
     return found
 
 
@@ -143,11 +152,11 @@ def _interactive(arms: Sequence[_Arm]) -> go.Figure:
     chart = make_subplots(rows=rows, cols=1, shared_xaxes=True, subplot_titles=titles, vertical_spacing=0.09)
     for row, (arm, pool) in enumerate(panels, start=1):
         for name, dash, colour, fill in _strokes(arm, pool=pool):
-            line = arm.line(name)
+            times, values = arm.drawn(name)
             trace = go.Scatter(
                 name=f"{arm.name}: {name}",
-                x=line["t_s"].to_numpy(),
-                y=line[name].to_numpy(),
+                x=times,
+                y=values,
                 mode="lines+markers",
                 line={"shape": "hv", "color": colour, "dash": dash, "width": 2},
                 marker={"size": 5},
@@ -186,16 +195,18 @@ def _png(arms: Sequence[_Arm], note: str) -> bytes:
     for axis, (arm, pool) in zip(axes, panels, strict=False):
         _panel(axis, arm, pool=pool)
     axes[-1].set_xlabel(_TIME)
+    if arms:
+        axes[-1].set_xlim(0, 1.02 * max(arm.length_s for arm in arms))
     return picture_png(picture, note)
 
 
 def _panel(axis: Axes, arm: _Arm, *, pool: bool) -> None:
     for name, dash, colour, fill in _strokes(arm, pool=pool):
-        line = arm.line(name)
+        times, values = arm.drawn(name)
         style = {"solid": "-", "dash": "--"}[dash]
-        axis.step(line["t_s"], line[name], style, where="post", color=colour, linewidth=2, label=name)
+        axis.step(times, values, style, where="post", color=colour, linewidth=2, label=name)
         if fill:
-            axis.fill_between(line["t_s"], line[name], step="post", color=colour, alpha=0.15)
+            axis.fill_between(times, values, step="post", color=colour, alpha=0.15)
     if pool:
         axis.set_ylim(0, 108)
         for at_s, more in arm.stolen().select("t_s", "more").rows():
@@ -203,9 +214,10 @@ def _panel(axis: Axes, arm: _Arm, *, pool: bool) -> None:
             axis.annotate(f"−{more:.0f}", (at_s, 98), (3, 0), textcoords="offset points", fontsize=8)
     else:
         axis.set_ylim(bottom=0)
-        axis.legend(frameon=False, fontsize=8, loc="upper right")
-    axis.set_xlim(left=0)
-    axis.set_title(f"{arm.name}: {_POOL if pool else _REQUESTS}", fontsize=10)
+        axis.legend(
+            frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, ncols=2
+        )
+    axis.set_title(f"{arm.name}: {_POOL if pool else _REQUESTS}", fontsize=10, loc="left")
     axis.grid(alpha=0.3)
 
 

@@ -42,13 +42,14 @@ def goodput(
     promise = " and ".join(
         f"{name} within {limit:g} s" for name, limit in limits.items() if limit is not None
     )
+    kept = f"whole ones with {promise}" if promise else "all whole ones"
     data = goodput_data(run, ttft_s=ttft_s, tpot_s=tpot_s, e2e_s=e2e_s)
     return Figure(
         data,
         _draw(data),
         _png(data, badge_note(run)),
-        _alt(run, data, promise or "whole"),
-        markdown([*conditions(run), f"- An answer is good here if it is {promise or 'whole'}."]),
+        _alt(run, data, kept),
+        markdown([*conditions(run), f"- Good answers are {kept}."]),
         run.kind,
     )
 
@@ -132,7 +133,7 @@ def _png(data: pl.DataFrame, note: str) -> bytes:
     return picture_png(picture, note)
 
 
-def _alt(run: Run, data: pl.DataFrame, promise: str) -> str:
+def _alt(run: Run, data: pl.DataFrame, kept: str) -> str:
     said = []
     for arm, rows in _by_arm(data).items():
         steps = [
@@ -140,5 +141,5 @@ def _alt(run: Run, data: pl.DataFrame, promise: str) -> str:
             for users, good, every in rows.select("level", *_COLUMNS).iter_rows()
         ]
         said.append(f"{arm}, good answers of all answers a second: {', '.join(steps)}.")
-    chart = f"A line chart of a {run.kind} run over the number of users at once; good means {promise}."
+    chart = f"A line chart of a {run.kind} run over the number of users at once; good answers are {kept}."
     return " ".join([chart, *(said or ["It is empty: the run ended before its first level did."])])

@@ -96,11 +96,11 @@ def lanes_data(run: Run, arm: str | None = None, level: int | None = None) -> pl
         _check(run, "arm", arm, run.arms)
         rows = rows.filter(pl.col("arm") == arm)
     levels = rows["level"].unique().sort().to_list()
-    if level is None:
-        level = levels[-1] if levels else None
-    else:
+    if level is not None:
         _check(run, "level", level, levels)
-    rows = rows.filter(pl.col("level") == level)
+    elif levels:
+        level = levels[-1]
+    rows = rows.filter(pl.col("level") == pl.lit(level, pl.Int64))
     rows = rows.filter(pl.col("repeat") == pl.col("repeat").min().over("arm"), pl.col("place") <= MOST)
     sent = pl.coalesce("sent_s", "intended_s")
     end = pl.coalesce("end_s", pl.max_horizontal("end_s", "last_token_s").max().over("arm"))

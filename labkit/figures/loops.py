@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -31,8 +32,10 @@ _LOOKS = (
     ("#E69F00", "dash", "--"),
     ("#009E73", "dot", ":"),
     ("#CC79A7", "dashdot", "-."),
+    ("#56B4E9", "solid", "-"),
+    ("#8C6D31", "dash", "--"),
 )
-"""Colour of Okabe and Ito and dashes for each load, since all are on the same engine."""
+"""Colours that are told apart with any colour vision, and dashes, for each load: all are on one engine."""
 
 _TIME = "time since the first request, s"
 _INSIDE = "requests sent and not answered"
@@ -40,23 +43,24 @@ _ANSWER = "moment of asking to whole answer, s"
 
 
 def backlog(*runs: Run) -> Figure:
-    """Requests that the engine had at a time, a line for each level of each run.
+    """Requests that the engine had at a time: a panel for each run, in it a line for each level.
 
     Of levels that were measured repeatedly the first repeat is drawn.
 
     Raises:
         UsageError: no run was given.
     """
-    series = [
-        _Series(label, rows)
+    count = itertools.count()
+    panels = [
+        [_Series(next(count), *one) for one in _by_level(run, _first_repeat(inside(run)))]
         for run in _some(runs)
-        for label, rows in _by_level(run, inside(run).filter(pl.col("repeat") == 0))
     ]
+    series = [one for panel in panels for one in panel]
     said = " ".join(_most(one) for one in series) or "Nothing was measured."
-    alt = f"A line chart of {_kinds(runs)}: requests that the engine had, against time. {said}"
+    alt = f"Line charts of {_kinds(runs)}: requests that the engine had, against time. {said}"
     data = _table(series)
     return Figure(
-        data, _backlog_chart(series), _backlog_png(series, _note(runs)), alt, _captions(runs), runs[0].kind
+        data, _backlog_chart(panels), _backlog_png(panels, _note(runs)), alt, _captions(runs), runs[0].kind
     )
 
 
@@ -68,8 +72,9 @@ def answer_times(*runs: Run) -> Figure:
     Raises:
         UsageError: no run was given.
     """
+    count = itertools.count()
     series = [
-        _Series(label, rows.drop_nulls("e2e_intended_s"))
+        _Series(next(count), label, rows.drop_nulls("e2e_intended_s"))
         for run in _some(runs)
         for label, rows in _by_level(run, in_order(run))
     ]
@@ -83,10 +88,15 @@ def answer_times(*runs: Run) -> Figure:
 
 @dataclass(frozen=True)
 class _Series:
-    """One level of one run."""
+    """One level of one run; ``number`` counts those of a figure, from 0."""
 
+    number: int
     label: str
     rows: pl.DataFrame
+
+    @property
+    def look(self) -> tuple[str, str, str]:
+        return _LOOKS[self.number % len(_LOOKS)]
 
     def quantile(self, share: float) -> float | None:
         return self.rows["e2e_intended_s"].quantile(share, interpolation="linear")
@@ -104,41 +114,46 @@ def _by_level(run: Run, rows: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]
         yield (words if len(run.meta["arms"]) == 1 else f"{arm}: {words}"), some
 
 
+def _first_repeat(rows: pl.DataFrame) -> pl.DataFrame:
+    """Of each level; one that a reader asked for in the middle of a run need not begin with 0."""
+    return rows.filter(pl.col("repeat") == pl.col("repeat").min().over("arm", "level"))
+
+
 def _table(series: Sequence[_Series]) -> pl.DataFrame:
     labelled = [one.rows.select(pl.lit(one.label).alias("load"), pl.all()) for one in series]
     return pl.concat(labelled, how="diagonal") if labelled else pl.DataFrame()
 
 
-def _look(index: int) -> tuple[str, str, str]:
-    return _LOOKS[index % len(_LOOKS)]
-
-
-def _backlog_chart(series: Sequence[_Series]) -> go.Figure:
-    chart = go.Figure()
-    for index, one in enumerate(series):
-        colour, dash, _ = _look(index)
-        chart.add_scatter(
-            name=one.label, x=one.rows["t_s"].to_numpy(), y=one.rows["inside"].to_numpy(), mode="lines",
-            line={"color": colour, "dash": dash, "width": 2, "shape": "hv"},
-            hovertemplate=f"{one.label}<br>%{{x:.3g}} s: %{{y}}<extra></extra>",
-        )  # fmt: skip
-    _dress(chart, 360, _INSIDE)
-    chart.update_xaxes(title=_TIME)
+def _backlog_chart(panels: Sequence[Sequence[_Series]]) -> go.Figure:
+    chart = make_subplots(
+        rows=len(panels), cols=1, shared_xaxes=True, shared_yaxes="all", vertical_spacing=0.08
+    )
+    for row, series in enumerate(panels, start=1):
+        for one in series:
+            colour, dash, _ = one.look
+            chart.add_scatter(
+                name=one.label, x=one.rows["t_s"].to_numpy(), y=one.rows["inside"].to_numpy(), mode="lines",
+                line={"color": colour, "dash": dash, "width": 2, "shape": "hv"},
+                hovertemplate=f"{one.label}<br>%{{x:.3g}} s: %{{y}}<extra></extra>", row=row, col=1,
+            )  # fmt: skip
+    _dress(chart, 120 + 220 * len(panels), _INSIDE)
+    chart.update_xaxes(title=_TIME, row=len(panels))
     return chart
 
 
-def _backlog_png(series: Sequence[_Series], note: str) -> bytes:
-    picture = Picture(figsize=(10, 3.6), dpi=110, layout="constrained")
-    panel = picture.subplots()
-    for index, one in enumerate(series):
-        colour, _, dash = _look(index)
-        panel.step(one.rows["t_s"], one.rows["inside"], dash, where="post", color=colour, label=one.label)
-    panel.set_xlabel(_TIME)
-    panel.set_title(_INSIDE, fontsize=11)
-    panel.set_ylim(bottom=0)
-    panel.grid(alpha=0.3)
-    if series:
-        panel.legend(frameon=False)
+def _backlog_png(panels: Sequence[Sequence[_Series]], note: str) -> bytes:
+    picture = Picture(figsize=(10, 3.9), dpi=110, layout="constrained")
+    axes = picture.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for panel, series in zip(axes, panels, strict=True):
+        for one in series:
+            colour, _, dash = one.look
+            panel.step(one.rows["t_s"], one.rows["inside"], dash, where="post", color=colour, label=one.label)
+        panel.set_xlabel(_TIME)
+        panel.grid(alpha=0.3)
+        if series:
+            panel.legend(frameon=False)
+    axes[0].set_ylabel(_INSIDE)
+    axes[0].set_ylim(bottom=0)
     return picture_png(picture, note)
 
 
@@ -147,8 +162,8 @@ def _times_chart(series: Sequence[_Series]) -> go.Figure:
         rows=max(len(series), 1), cols=1, shared_yaxes="all", vertical_spacing=0.14,
         subplot_titles=[one.label for one in series],
     )  # fmt: skip
-    for index, one in enumerate(series):
-        colour, row = _look(index)[0], index + 1
+    for row, one in enumerate(series, start=1):
+        colour = one.look[0]
         chart.add_scatter(
             name=one.label, x=one.rows["at_s"].to_numpy(), y=one.rows["e2e_intended_s"].to_numpy(),
             mode="markers", marker={"color": colour, "size": 8}, showlegend=False,
@@ -168,8 +183,8 @@ def _times_chart(series: Sequence[_Series]) -> go.Figure:
 def _times_png(series: Sequence[_Series], note: str) -> bytes:
     picture = Picture(figsize=(10, 3.9), dpi=110, layout="constrained")
     panels = picture.subplots(1, max(len(series), 1), sharey=True, squeeze=False)[0]
-    for index, (panel, one) in enumerate(zip(panels, series, strict=False)):
-        colour = _look(index)[0]
+    for panel, one in zip(panels, series, strict=False):
+        colour = one.look[0]
         panel.plot(one.rows["at_s"], one.rows["e2e_intended_s"], "o", color=colour, markersize=4)
         for share, dash in ((0.5, ":"), (0.95, "--")):
             if (value := one.quantile(share)) is not None:

@@ -100,7 +100,7 @@ def draw_settings(data: pl.DataFrame) -> go.Figure:
             chart.add_scatter(showlegend=False, row=row, col=1)
     plain_layout(chart, 620)
     chart.update_xaxes(gridcolor=GRID, zeroline=False, **slots_axis(data))
-    chart.update_xaxes(title=_axis_title(data), row=len(PANELS))
+    chart.update_xaxes(title=axis_title(data), row=len(PANELS))
     chart.update_yaxes(gridcolor=GRID, zeroline=False, automargin=True, rangemode="tozero")
     for row, title in enumerate(PANELS.values(), start=1):
         chart.update_yaxes(title=title, row=row)
@@ -144,7 +144,8 @@ def _trace(line: str, style: Style, rows: pl.DataFrame, column: str) -> go.Scatt
     )
 
 
-def _axis_title(data: pl.DataFrame) -> str:
+def axis_title(data: pl.DataFrame) -> str:
+    """What the engines of these data call the number of requests that they work on at once."""
     words = [AXES.get(engine, "at once") for engine in data["engine"].unique(maintain_order=True)]
     return " or ".join(dict.fromkeys(words)) or AXES["ollama"]
 
@@ -167,7 +168,7 @@ def _png(data: pl.DataFrame, note: str) -> bytes:
         panel.set_xscale("log", base=2)
         panel.set_xticks(ticks, [str(n) for n in ticks])
         panel.xaxis.set_minor_locator(NullLocator())
-        panel.set_xlabel(_axis_title(data))
+        panel.set_xlabel(axis_title(data))
         panel.set_title(PANELS[column], fontsize=11)
         panel.set_ylim(bottom=0)
         panel.grid(alpha=0.3)
@@ -191,5 +192,5 @@ def _alt(run: Run, data: pl.DataFrame) -> str:
             f"time to first token {ends['ttft_ms_p50']} ms, the median inter-token latency "
             f"{ends['itl_ms_p50']} ms."
         )
-    charts = f"Three line charts of a {run.kind} run over the number of {_axis_title(data)}."
+    charts = f"Three line charts of a {run.kind} run over the number of {axis_title(data)}."
     return " ".join([charts, *parts])

@@ -44,7 +44,9 @@ def startup_data(log: Transcript) -> pl.DataFrame:
     """phase, part (a key of :data:`PARTS`, or "other"), t_s (its beginning), took_s; one row a phase."""
     if not (events := log.of("phase")):
         raise UsageError(
-            f"draw the start in {log.name}", "it has no phases", "give the result of lab.start_log('vllm')"
+            f"draw the start in {log.name}",
+            "it has no phases of a start",
+            "give the result of lab.start_log('vllm')",
         )
     part_of = {name: part for part, names in PARTS.items() for name in names}
     rows = [

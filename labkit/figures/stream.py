@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from typing import Any
 
 import plotly.graph_objects as go
 import polars as pl
@@ -114,7 +113,10 @@ def _draw(data: pl.DataFrame, arms: dict[str, str], brackets: dict[str, list[Bra
     plain_layout(chart, 100 + 150 * len(arms))
     chart.update_layout(showlegend=False)
     chart.update_annotations(x=0, xanchor="left", font={"color": INK})
-    chart.update_xaxes(gridcolor=GRID, zeroline=False, nticks=12, showticklabels=True)
+    end = max(data["at_ms"].to_list(), default=1.0)
+    chart.update_xaxes(
+        gridcolor=GRID, zeroline=False, nticks=12, showticklabels=True, range=[-0.03 * end, 1.03 * end]
+    )
     chart.update_xaxes(title=AXIS_TITLE, row=len(arms))
     chart.update_yaxes(visible=False, range=[-0.1, _TOP], fixedrange=True)
     return chart
@@ -141,14 +143,15 @@ def _traces(pieces: pl.DataFrame, colour: str, brackets: list[Bracket]) -> list[
 
 
 def _bracket(begin: float, end: float, label: str) -> go.Scatter:
-    ends: dict[str, Any] = {"symbol": "line-ns-open", "size": 12, "color": INK, "line": {"width": 2}}
+    # the middle has a marker that is not seen: the label keeps its distance to it
+    ends = {"symbol": "line-ns-open", "size": 8, "opacity": [1, 0, 1]}
     return go.Scatter(
         x=[begin, (begin + end) / 2, end],
         y=[_BRACKET_Y] * 3,
         mode="lines+markers+text",
         line={"color": INK, "width": 2},
-        marker={**ends, "size": [12, 0, 12]},
-        text=["", label, ""],
+        marker={**ends, "color": INK, "line": {"width": 2}},
+        text=["", label, ""] if begin else [label, "", ""],
         textposition="top center" if begin else "top right",
         textfont={"color": INK},
         hoverinfo="skip",

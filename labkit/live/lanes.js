@@ -49,7 +49,6 @@ class View {
     this.height = Math.max(4, Math.min(14, Math.floor(224 / this.rows)));
     root.classList.add("labkit-lanes");
     root.dataset.points = 0;
-    root.dataset.lmSuppressShortcuts = "true"; // arrows choose a lane, not another cell of the notebook
     this.canvas = add(root, "canvas", { tabIndex: 0 });
     this.canvas.setAttribute("role", "img");
     this.canvas.setAttribute("aria-describedby", add(root, "div", {
@@ -59,7 +58,7 @@ class View {
     add(root, "div", { className: "key", innerHTML: key(this.colours) });
     this.chosenText = add(root, "div", { className: "chosen" });
     this.chosenText.setAttribute("aria-live", "polite");
-    this.table = add(root, "table", { innerHTML: HEAD }).createTBody();
+    this.counts = add(root, "div", { className: "counts" });
     this.canvas.addEventListener("keydown", (event) => this.key(event));
     this.canvas.addEventListener("click", (event) => this.click(event));
     this.resizing = new ResizeObserver(() => this.changed());
@@ -193,17 +192,10 @@ class View {
   }
 
   words(panels) {
-    while (this.table.rows.length > panels.length) this.table.deleteRow(-1);
-    panels.forEach((panel, nth) => {
-      const row = this.table.rows[nth] ?? this.table.insertRow();
-      [panel.name, ...panel.counts].forEach((value, column) => {
-        const cell = row.cells[column] ?? row.insertCell();
-        if (cell.textContent !== String(value)) cell.textContent = value;
-      });
-    });
-    const told = panels.map(({ name, level, counts: [waiting, writing, ended, failed, tokens] }) =>
+    const told = panels.map(({ name, level, counts: [waiting, writing, ended, notWhole, tokens] }) =>
       `${name}${level ? `, ${level}` : ""}: ${waiting} waiting or in prefill, ${writing} writing, ${ended} ended, ` +
-      `${failed} of them without a whole answer, ${tokens} tokens.`);
+      `${notWhole} of them without a whole answer, ${tokens} tokens.`);
+    if (told.join("\n") !== this.counts.textContent) this.counts.textContent = told.join("\n");
     this.canvas.setAttribute("aria-label", ["Requests over time, a bar each.", ...told].join(" "));
     const lane = this.state().lanes.get(this.chosen);
     const text = lane ? tell(panels[lane.panel], lane) : "";
@@ -217,7 +209,7 @@ class View {
     else if (event.key in to) this.choose(all[Math.max(0, Math.min(to[event.key], all.length - 1))]);
     else return;
     event.preventDefault();
-    event.stopPropagation();
+    event.stopPropagation(); // JupyterLab would select another cell
   }
 
   click(event) {
@@ -277,7 +269,6 @@ const key = ({ waiting, prefill, ollama, vllm }) => `
 <span><i style="background:repeating-linear-gradient(135deg,${waiting} 0 3px,${prefill} 3px 4px)"></i>waiting or
 prefill</span> <span><i style="background:${waiting}"></i>waiting</span>
 <span><i style="background:${prefill}"></i>prefill (told apart once the level has ended)</span>
+<span><i style="border:1px solid ${prefill};box-sizing:border-box"></i>loading the model</span>
 <span><i style="background:linear-gradient(90deg,${ollama} 50%,${vllm} 50%)"></i>writing, a tick a token</span>
 <span>✕ no whole answer</span>`;
-const HEAD = `<thead><tr><th>arm</th><th>waiting or prefill</th><th>writing</th><th>ended</th>
-<th>no whole answer</th><th>tokens</th></tr></thead>`;

@@ -38,10 +38,7 @@ _CSS = """
 .labkit-lanes .key i { display: inline-block; width: 18px; height: 9px; margin-right: 4px }
 .labkit-lanes .hint { color: var(--jp-ui-font-color2, inherit) }
 .labkit-lanes .chosen { min-height: 1.4em; font-weight: 600 }
-.labkit-lanes table { border-collapse: collapse; font-size: 11px; margin: 0 }
-.labkit-lanes th, .labkit-lanes td { text-align: right; padding: 1px 10px 1px 0; font-weight: normal;
-  background: none; border: none }
-.labkit-lanes th:first-child, .labkit-lanes td:first-child { text-align: left }
+.labkit-lanes .counts { white-space: pre-wrap; font-variant-numeric: tabular-nums }
 """
 
 
@@ -93,7 +90,8 @@ class _Panel:
     marks: list[float] = field(default_factory=list)  # where a level began
     waiting: set[int] = field(default_factory=set)
     writing: set[int] = field(default_factory=set)
-    first_id: int | None = None
+    latest: float = 0.0  # moment at which something happened
+    first_id: int = 0
     sent: int = 0
     ended: int = 0
     not_whole: int = 0
@@ -162,25 +160,44 @@ class LanesView:
         if progress.step is not None and progress.step is not self._step:
             self._turn(progress.step)
         if progress.frame is not None and self._step is not None:
-            self._hear(self._panels[self._step.arm.name], progress.frame)
+            self._hear(self._step.arm.name, progress.frame)
         if progress.run is not None:
             self._settle(progress.run)
 
     def _turn(self, step: Step) -> None:
-        """A level begins."""
+        """Another level is next."""
         before, self._step, self._begun, self._fresh = self._step, step, False, True
         name = step.arm.name
-        panel = self._panels.get(name)
-        if panel is None or before is None or before.arm.name != name or before.phase == "warm-up":
-            place = len(self._panels) if panel is None else panel.place
-            self._gone += [] if panel is None else panel.lanes
-            panel = self._panels[name] = _Panel(name, place, COLOURS.get(step.arm.engine.name, INK))
-        panel.level = str(step).removeprefix(f"{name}: ")
+        if name not in self._panels:
+            colour = COLOURS.get(step.arm.engine.name, INK)
+            self._panels[name] = _Panel(name, len(self._panels), colour)
+        elif before is None or before.arm.name != name or before.phase == "warm-up":
+            self._empty(name)
+        self._panels[name].level = str(step).removeprefix(f"{name}: ")
 
-    def _hear(self, panel: _Panel, frame: Frame) -> None:
+    def _empty(self, name: str) -> None:
+        panel = self._panels[name]
+        self._gone += panel.lanes
+        self._panels[name] = _Panel(name, panel.place, panel.colour, panel.level)
+
+    def _begin(self, name: str, at: float) -> None:
+        """The first request of a level was sent."""
+        self._begun = True
+        panel = self._panels[name]
+        if panel.lanes:
+            drawn_from = next(iter(panel.lanes.values())).sent
+            if at - panel.latest > panel.latest - drawn_from:  # most of the picture would be the pause
+                self._empty(name)
+        self._panels[name].marks.append(at)
+
+    def _hear(self, name: str, frame: Frame) -> None:
         self._now, self._fresh = frame.t_s, True
+        if not self._begun and (sent := [at for kind, _, at in frame.events if kind == "sent"]):
+            self._begin(name, sent[0])
+        panel = self._panels[name]
         panel.tokens += frame.tokens
         for kind, request, at in frame.events:
+            panel.latest = at
             if kind == "sent":
                 self._send(panel, request, at)
             elif kind == "first":
@@ -195,10 +212,7 @@ class LanesView:
                 self._change(request, lane, kind, at)
 
     def _send(self, panel: _Panel, request: int, at: float) -> None:
-        if not self._begun:
-            panel.marks = [*panel.marks, at][-self._rows :]
-            self._begun = True
-        if panel.first_id is None:
+        if not panel.sent:
             panel.first_id = request
         panel.sent += 1
         panel.waiting.add(request)
@@ -232,7 +246,7 @@ class LanesView:
             for row in mine.iter_rows(named=True):
                 lane = panel.lanes.get(row["id"])
                 if lane is not None and not lane.settled:
-                    _complete(lane, row)
+                    _complete(lane, row, panel.latest)
                     self._changed.add(row["id"])
 
     def draw(self) -> None:
@@ -255,7 +269,7 @@ class LanesView:
                 "reset": reset,
                 "t": round(self._now, 3),
                 "panels": [panel.told() for panel in self._panels.values()],
-                "lanes": [lanes[request].told(request) for request in changed if request in lanes],
+                "lanes": [lanes[request].told(request) for request in sorted(changed) if request in lanes],
                 "ticks": [[request, *(round(at, 3) for at in times)] for request, times in ticks.items()],
                 "gone": self._gone,
             }
@@ -263,9 +277,11 @@ class LanesView:
         self._forget()
 
 
-def _complete(lane: _Lane, row: dict[str, Any]) -> None:
-    """What the row of a request adds to what its events told."""
+def _complete(lane: _Lane, row: dict[str, Any], latest: float) -> None:
+    """What the row of a request adds to its events, or has in place of one that was lost."""
     lane.settled = True
+    lane.first = row["first_token_s"] if lane.first is None else lane.first
+    lane.end = next(end for end in (lane.end, row["end_s"], latest) if end is not None)
     lane.outcome = outcome_word(row["outcome"], row["http_status"])
     lane.tokens = row["output_tokens"] or lane.tokens
     if lane.first is not None and row["queue_s"] is not None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import ipywidgets
 
+from labkit.engines.base import Progress
 from labkit.errors import LabkitError
 from labkit.live.background import BackgroundView
 from labkit.pull import News
@@ -23,7 +24,7 @@ class PullView(BackgroundView[Transcript]):
 
     def __init__(
         self,
-        pull: Callable[[Any, News], Coroutine[Any, Any, Transcript]],
+        pull: Callable[[Any, News, Progress], Coroutine[Any, Any, Transcript]],
         *,
         badge: str,
         control: Any = None,
@@ -31,7 +32,8 @@ class PullView(BackgroundView[Transcript]):
         """Start.
 
         Args:
-            pull: the download from beginning to end, given the control's value and a receiver of its events.
+            pull: the download from beginning to end, given the control's value, a receiver of its events, and
+                one of what it waits for.
             badge, control: see :class:`labkit.live.controls.Controls`.
         """
         self._pull = pull
@@ -46,7 +48,7 @@ class PullView(BackgroundView[Transcript]):
         self._layers = {}
         self._box.children = ()
         self.controls.say("Starting …")
-        return self._pull(self.controls.value, self._take)
+        return self._pull(self.controls.value, self._take, self.controls.say)
 
     def halt(self) -> bool:
         """A download that was stopped leaves nothing: its folder is removed."""
@@ -71,21 +73,26 @@ class PullView(BackgroundView[Transcript]):
             self.controls.say(event["status"])
         elif event["what"] == "progress":
             self._progress(event)
-        elif event["what"] == "layer" and (bar := self._layers.get(event["digest"])) is not None:
+        elif event["what"] == "layer":  # Ollama tells nothing of layers that come between two of its ticks
+            bar = self._bar(event["digest"], event["bytes"])
+            bar.completed = bar.total
             bar.name(event["kind"])
         done = sum(bar.completed for bar in self._layers.values())
         self.controls.count([f"{len(self._layers)} layers", size(done)], self._seen)
 
     def _progress(self, event: Event) -> None:
-        bar = self._layers.get(event["digest"])
-        if bar is None:
-            bar = self._layers[event["digest"]] = _Bar(event["digest"], event["total"])
-            self._box.children = (*self._box.children, bar.widget)
+        bar = self._bar(event["digest"], event["total"])
         bar.completed = event["completed"]
         now = self._loop.time()
         if bar.completed == bar.total or now >= bar.next_draw:
             bar.next_draw = now + DRAW_PERIOD_S
             bar.draw()
+
+    def _bar(self, digest: str, total: int) -> _Bar:
+        if digest not in self._layers:
+            self._layers[digest] = _Bar(digest, total)
+            self._box.children = (*self._box.children, self._layers[digest].widget)
+        return self._layers[digest]
 
 
 class _Bar:

@@ -9,8 +9,11 @@ import polars as pl
 
 from labkit.arms import Step
 from labkit.bundle import Run
-from labkit.figures.settings import draw_settings, settings_data, slots_axis, slots_of
+from labkit.figures.settings import axis_title, draw_settings, settings_data, slots_axis, slots_of
 from labkit.live.growing import GrowingChart
+
+_ROOM = [1, 8]
+"""Slots that the empty chart has room for."""
 
 _NO_DATA = pl.DataFrame(schema={"arm": pl.String, "engine": pl.String, "level": pl.Int64, "slots": pl.Int64})
 
@@ -24,6 +27,7 @@ class SettingsView(GrowingChart):
     def __init__(self) -> None:
         """An empty chart."""
         self._slots: dict[str, int | None] = {}
+        self._fresh = True
         super().__init__(draw_settings(_NO_DATA))
 
     def data(self, run: Run) -> pl.DataFrame:
@@ -33,12 +37,21 @@ class SettingsView(GrowingChart):
 
     def drawn(self, data: pl.DataFrame) -> go.Figure:
         """See :class:`GrowingChart`. The axis makes room for each setting that comes to be known."""
-        known = sorted({slots for slots in self._slots.values() if slots is not None})
-        if known:
-            axis = slots_axis(pl.DataFrame({"slots": known}))
-            ends = [math.log10(known[0] / 1.2), math.log10(known[-1] * 1.2)]
-            self.widget.update_xaxes(range=ends, **axis)
+        if known := sorted({slots for slots in self._slots.values() if slots is not None}):
+            self._draw_axis(known)
+            self.widget.layout.xaxis3.title = axis_title(data)
         return draw_settings(data)
+
+    def draw(self) -> None:
+        """Bring the chart up to date."""
+        if self._fresh:  # on the page, where a first change gives it the full width
+            self._draw_axis(_ROOM)
+            self._fresh = False
+        super().draw()
+
+    def _draw_axis(self, known: list[int]) -> None:
+        ends = [math.log10(known[0] / 1.2), math.log10(known[-1] * 1.2)]
+        self.widget.update_xaxes(range=ends, **slots_axis(pl.DataFrame({"slots": known})))
 
     def place(self, step: Step) -> float | None:
         """See :class:`GrowingChart`. Known from the end of the arm's warm-up on."""

@@ -18,7 +18,9 @@ function render({ model, el }) {
     model.set("value", input.valueAsNumber);
     model.save_changes();
   });
-  el.dataset.lmSuppressShortcuts = "true"; // arrows move the thumb, not JupyterLab's selected cell
+  input.addEventListener("keydown", (event) => {
+    if (/^(Arrow|Page|Home|End)/.test(event.key)) event.stopPropagation(); // JupyterLab would take them
+  });
   model.on("change", update);
   el.append(name);
   update();

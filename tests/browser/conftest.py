@@ -1,9 +1,10 @@
-"""Fixtures of the browser tests: a server and a page that are each used once."""
+"""Fixtures of the browser tests: one server for all that have the same engines, and a page for each."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 from playwright.async_api import Route, async_playwright
@@ -22,15 +23,33 @@ FLAGS = [
 ]
 
 
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Jupyter]]:
+    """Gives the server whose kernels have the ``LABKIT_HOME`` of the moment; it starts at first use."""
+    running: dict[str | None, Jupyter] = {}
+
+    with ExitStack() as stack:
+
+        def server() -> Jupyter:
+            home = os.environ.get("LABKIT_HOME")
+            if home not in running:
+                running[home] = stack.enter_context(jupyter(tmp_path_factory.mktemp("jupyter")))
+            return running[home]
+
+        yield server
+
+
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Jupyter]:
-    with jupyter(tmp_path) as running:
-        yield running
+def server(servers: Callable[[], Jupyter]) -> Jupyter:
+    return servers()
 
 
 @pytest.fixture
 async def lesson(server: Jupyter) -> AsyncIterator[Lesson]:
-    """A page that may talk to this machine only; leaving it, or an error in a script, fails the test."""
+    """A page that may talk to this machine only; leaving it, or an error in a script, fails the test.
+
+    Its kernel ends with the test, and with that what it started.
+    """
     left: list[str] = []
     broken: list[str] = []
 
@@ -50,5 +69,6 @@ async def lesson(server: Jupyter) -> AsyncIterator[Lesson]:
         page.on("console", lambda message: broken.append(message.text) if message.type == "error" else None)
         yield Lesson(page, server)
         await chromium.close()
+    server.end_kernels()
     assert left == []
     assert broken == []

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 from playwright.async_api import Locator, Page
 
 REPOSITORY = Path(__file__).parents[2]
@@ -28,10 +29,26 @@ STILL_S = 2.0
 LOOPBACK = {"127.0.0.1", "localhost"}
 
 NOTEBOOK = "window.jupyterapp.shell.currentWidget"
+FILLED = "cell.model.type === 'code' && cell.model.sharedModel.source.trim()"
 POINTS = """() => {
-    const shown = [...document.querySelectorAll("[data-points]")].map(e => +e.dataset.points);
+    const shown = [...document.querySelectorAll("%s [data-points]")].map(e => +e.dataset.points);
     return shown.length ? shown.reduce((a, b) => a + b) : -1;
 }"""
+CONTRAST = """element => {
+    const channels = colour => colour.match(/[\\d.]+/g).map(Number);
+    const linear = c => (c <= 10 ? c / 3294.6 : ((c / 255 + 0.055) / 1.055) ** 2.4);
+    const light = colour => {
+        const [r, g, b] = channels(colour).map(linear);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+    };
+    const ground = element => getComputedStyle(element).backgroundColor;
+    let behind = element;
+    while (behind !== document.body && channels(ground(behind))[3] === 0) behind = behind.parentElement;
+    const pair = [getComputedStyle(element).color, ground(behind)];
+    const [dark, bright] = pair.map(light).sort((a, b) => a - b);
+    return bright / dark;
+}"""
+"""How much a text stands out from what is behind it, as the WCAG define it: from 1 to 21."""
 
 PAINTED = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 """JupyterLab fills in cells a frame after they were scrolled to."""
@@ -44,6 +61,13 @@ class Jupyter:
     url: str
     token: str
     root: Path
+
+    def end_kernels(self) -> None:
+        """Shut down what pages have left running."""
+        authorized = {"Authorization": f"token {self.token}"}
+        with httpx.Client(base_url=self.url, headers=authorized, trust_env=False, timeout=IDLE_S) as client:
+            for kernel in client.get("/api/kernels").json():
+                client.delete(f"/api/kernels/{kernel['id']}").raise_for_status()
 
 
 @contextmanager
@@ -58,6 +82,7 @@ def jupyter(folder: Path) -> Iterator[Jupyter]:
     own = {
         "JUPYTER_CONFIG_DIR": folder / "config",
         "JUPYTER_CONFIG_PATH": REPOSITORY / "notebooks" / ".jupyter",
+        "PYTHONSTARTUP": REPOSITORY / "notebooks" / ".jupyter" / "startup.py",
         "JUPYTER_DATA_DIR": folder / "data",
         "JUPYTER_RUNTIME_DIR": folder / "runtime",
         "JUPYTERLAB_SETTINGS_DIR": settings,
@@ -106,6 +131,7 @@ class Lesson:
         self.page = page
         self._server = server
         self._shots = 0
+        self._within = "body"
 
     async def open(self, notebook: Path) -> None:
         """Show a copy of the notebook in a fresh workspace, and wait for its kernel."""
@@ -116,8 +142,66 @@ class Lesson:
         await self.page.goto(self._server.url + path)
         await self.page.wait_for_function("window.jupyterapp !== undefined")
         await self.page.wait_for_function(f"{NOTEBOOK}?.sessionContext !== undefined")
+        await self.page.evaluate("() => window.jupyterapp.shell.collapseLeft()")
+        await self.theme("Light")
         await self.idle()
         await self.shot("opened")
+
+    async def execute(self, code: str) -> None:
+        """Run code in the kernel, as no cell."""
+        await self.page.evaluate(
+            f"""async code => {{
+                const kernel = {NOTEBOOK}.sessionContext.session.kernel;
+                const reply = await kernel.requestExecute({{ code, silent: true }}).done;
+                if (reply.content.status !== "ok") throw new Error(reply.content.evalue);
+            }}""",
+            code,
+        )
+
+    async def look_at(self, number: int) -> None:
+        """From now on buttons and points are those of the code cell with this number in :meth:`cells`."""
+        self._within = f"#under-test-{number}"
+        await self.page.evaluate(
+            f"""async number => {{
+                const notebook = {NOTEBOOK}.content;
+                const all = notebook.widgets.map((cell, at) => [cell, at]);
+                const [cell, at] = all.filter(([cell]) => {FILLED})[number];
+                cell.node.id = `under-test-${{number}}`;
+                await notebook.scrollToItem(at, "start");
+            }}""",
+            number,
+        )
+
+    async def run_cells(self, first: int, last: int) -> None:
+        """Start these code cells, as the keyboard does one by one, and do not wait for them."""
+        await self.page.evaluate(
+            f"""numbers => {{
+                const notebook = {NOTEBOOK}.content;
+                const cells = notebook.widgets.filter(cell => {FILLED});
+                const running = [];
+                for (let number = numbers[0]; number <= numbers[1]; number++) {{
+                    notebook.activeCellIndex = notebook.widgets.indexOf(cells[number]);
+                    notebook.deselectAll();
+                    running.push(window.jupyterapp.commands.execute("notebook:run-cell"));
+                }}
+                window.underTest = true;
+                Promise.allSettled(running).then(() => {{ window.underTest = false; }});
+            }}""",
+            [first, last],
+        )
+
+    async def theme(self, name: str) -> None:
+        """Change to JupyterLab's "Light" or "Dark" theme; the server keeps it for later pages."""
+        chosen = f'"apputils:change-theme", {{ theme: "JupyterLab {name}" }}'
+        await self.page.evaluate(f"() => window.jupyterapp.commands.execute({chosen})")
+        body = f"body[data-jp-theme-name='JupyterLab {name}']"
+        await self.page.wait_for_selector(body, state="attached")
+        await self.page.wait_for_selector("#jupyterlab-splash", state="detached")
+
+    async def contrast(self, locator: Locator) -> float:
+        """How much a text stands out from what is behind it."""
+        ratio: float = await locator.evaluate(CONTRAST)
+        return ratio
 
     async def run_all(self) -> None:
         """Start all cells, as the menu's Run All Cells does, and do not wait for them."""
@@ -153,9 +237,15 @@ class Lesson:
 
     def button(self, text: str) -> Locator:
         """A widget's button; JupyterLab's own have the same words in its menus."""
-        return self.page.locator(
-            ".jp-OutputArea button.widget-button", has_text=re.compile(f"^{text}$")
-        ).first
+        return self.output("button.widget-button", has_text=re.compile(f"^{text}$"))
+
+    def output(self, selector: str, has_text: re.Pattern[str] | None = None) -> Locator:
+        """The first such thing among the outputs of the cell that is looked at, or of all."""
+        return self.page.locator(f"{self._within} .jp-OutputArea :is({selector})", has_text=has_text).first
+
+    @property
+    def _points(self) -> str:
+        return POINTS % self._within
 
     async def click(self, text: str) -> None:
         """Press a widget's button."""
@@ -163,19 +253,19 @@ class Lesson:
 
     async def points(self) -> int:
         """Points that the views say they have seen, together; -1 before there is a view."""
-        points: int = await self.page.evaluate(POINTS)
+        points: int = await self.page.evaluate(self._points)
         return points
 
     async def points_above(self, number: int, timeout_s: float = IDLE_S) -> int:
         """Wait until the views have seen more points than this."""
-        await self.page.wait_for_function(f"({POINTS})() > {number}", timeout=timeout_s * 1000)
+        await self.page.wait_for_function(f"({self._points})() > {number}", timeout=timeout_s * 1000)
         return await self.points()
 
     async def stands_still(self) -> int:
         """Wait until the number of points is the same for a while; that number."""
         counts: int = await self.page.evaluate(
             f"""async () => {{
-                const points = {POINTS};
+                const points = {self._points};
                 let last = points(), since = performance.now();
                 while (performance.now() - since < {STILL_S * 1000}) {{
                     await new Promise(requestAnimationFrame);

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from labkit.sentences import sentence
 from tests.browser.jupyter import Lesson
 
 LESSON = Path(__file__).parents[1] / "fixtures" / "lesson.ipynb"
@@ -33,6 +34,15 @@ async def test_lesson_runs_stops_and_runs_again(lesson: Lesson) -> None:
     assert all(cell["execution_count"] for cell in await lesson.cells())
     assert await lesson.page.locator(".js-plotly-plot").count() == 2
     assert LESSON.read_bytes() == before
+
+
+async def test_first_cell_out_of_order_shows_a_sentence(lesson: Lesson) -> None:
+    await lesson.open(LESSON)
+    await lesson.run_cells(3, 3)
+    await lesson.idle()
+    shown = await lesson.page.locator(".jp-OutputArea-output").all_inner_texts()
+    assert "\n".join(shown).strip() == sentence("task")
+    assert await lesson.errors() == ["NameError: name 'task' is not defined"]
 
 
 async def test_raising_cell_is_seen_and_no_news_pop_up(lesson: Lesson, tmp_path: Path) -> None:

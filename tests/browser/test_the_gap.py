@@ -1,4 +1,4 @@
-"""The headline notebook in a real JupyterLab, against real engines and against simulated ones."""
+"""The headline notebook in a real JupyterLab, against real engines."""
 
 from __future__ import annotations
 
@@ -19,17 +19,13 @@ ALL_CELLS_S = 600
 BOTH_MEASURED = re.compile(r"step [5-9] of")
 """Both warm-ups and the first level of both engines are through; with less there is nothing to compare."""
 
-BUDGETS = {"live": "smoke", "simulated": "short"}
-"""The smallest whose levels last long enough to press Stop in them."""
-
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.engines]
 
 
-@pytest.mark.parametrize("depth", [pytest.param("live", marks=pytest.mark.engines), "simulated"])
-async def test_the_gap_grows_stops_and_grows_again(lesson: Lesson, tmp_path: Path, depth: str) -> None:
+async def test_the_gap_grows_stops_and_grows_again(lesson: Lesson, tmp_path: Path) -> None:
     before = SOURCE.read_bytes()
-    notebook = tmp_path / f"{SOURCE.stem}_{depth}.ipynb"
-    chosen = {"MODE": depth, "BUDGET": BUDGETS[depth]}
+    notebook = tmp_path / f"{SOURCE.stem}_live.ipynb"
+    chosen = {"MODE": "live", "BUDGET": "smoke"}
     papermill.execute_notebook(SOURCE, notebook, chosen, prepare_only=True)
     await lesson.open(notebook)
     await lesson.run_all()
@@ -37,7 +33,7 @@ async def test_the_gap_grows_stops_and_grows_again(lesson: Lesson, tmp_path: Pat
     await lesson.points_above(first, FIRST_POINT_S)
     await lesson.page.locator("[role=status]", has_text=BOTH_MEASURED).wait_for(timeout=FIRST_POINT_S * 1000)
     await lesson.button("Stop").scroll_into_view_if_needed()
-    assert await lesson.page.locator(".labkit-badge", has_text=f"{depth}: ").first.is_visible()
+    assert await lesson.page.locator(".labkit-badge", has_text="live: ").first.is_visible()
     await lesson.shot("growing")
 
     await lesson.click("Stop")

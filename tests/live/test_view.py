@@ -14,9 +14,12 @@ import pytest
 from synthetic import make_run
 
 from labkit.bundle import Run
+from labkit.engines.base import Gauges
 from labkit.errors import ExperimentStopped, LabkitError, StartFailed
 from labkit.experiments import Arm, OnProgress, Progress, Step
+from labkit.live.controls import Slider
 from labkit.live.gap import GapView
+from labkit.live.lanes import LanesView
 from labkit.live.view import RunView
 from labkit.load.plan import Tally
 from labkit.load.process import Frame
@@ -123,6 +126,38 @@ async def test_status_is_spoken_and_says_phase_step_and_time_left(played: Played
     assert "planned 4 · ok 1 · failed 0 · cancelled 0 · unfinished 3" in view.widget.children[2].value
     played.end.set_result(None)
     await view.result()
+
+
+async def test_the_numbers_say_what_the_engine_says_of_itself(played: Played, view: RunView) -> None:
+    frame = Frame(0.1, Tally(), 3, 9, [])
+    read = Gauges(running=3, waiting=1, kv_use=0.25)
+    played.report(Progress(str(STEP), 2, 6, None, STEP, frame, read))
+    assert "in the engine: 3 running, 1 waiting · KV cache 25% in use" in view.widget.children[2].value
+    played.report(Progress(str(STEP), 2, 6, None, STEP, frame, Gauges()))
+    assert "engine" not in view.widget.children[2].value
+    played.end.set_result(None)
+    await view.result()
+
+
+async def test_the_control_steers_a_run_that_is_going_on_and_no_other(played: Played) -> None:
+    control, steered = Slider(description="Users", min=1, max=8, value=2), []
+    view = RunView(
+        played.start,
+        played.halt,
+        control=control,
+        chart=LanesView(),
+        badge="live",
+        steer=steered.append,
+    )
+    await played.started.wait()
+    control.value = 5
+    await asyncio.sleep(0)
+    assert steered == [5]
+    played.end.set_result(None)
+    await view.result()
+    control.value = 6
+    await asyncio.sleep(0)
+    assert steered == [5]
 
 
 async def test_points_grow_with_samples_and_levels_and_stand_still_after_stop(

@@ -46,7 +46,12 @@ async def test_a_whole_answer(tmp_path: Path) -> None:
     assert row["bytes"] == len(WHOLE)
     assert found.tally.tokens == 2
     assert found.health.connections == 1
-    assert [kind for frame in found.frames for kind, _, _ in frame.events] == ["sent", "first", "token", "end"]
+    assert [kind for frame in found.frames for kind, _, _ in frame.events] == [
+        "sent",
+        "first",
+        "token",
+        "end",
+    ]
 
 
 @pytest.mark.parametrize(

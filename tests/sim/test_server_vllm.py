@@ -55,7 +55,7 @@ async def test_labkits_class_reads_it(start: Start) -> None:
     await chat(here.url, LONG)
     facts, gauges, served = await engine.facts(), await engine.gauges(), await engine.served()
     assert (facts.kind, facts.model, facts.context, facts.block_size) == ("simulated", MODEL, 4096, 128)
-    assert facts.kv_tokens == here.core.pool.total * 128  # type: ignore[union-attr]
+    assert facts.kv_tokens == (here.core.pool.total + 1) * 128  # type: ignore[union-attr]
     assert facts.slots is not None
     assert (gauges.running, gauges.waiting) == (0, 0)
     assert served.requests == 3
@@ -200,3 +200,16 @@ async def test_ignore_eos_goes_up_to_the_limit(start: Start) -> None:
     assert own["choices"][0]["finish_reason"] == "stop"
     assert forced["choices"][0]["finish_reason"] == "length"
     assert own["usage"]["completion_tokens"] <= 400 < forced["usage"]["completion_tokens"] == 600
+
+
+async def test_its_gauges_tell_of_preemption(start: Start) -> None:
+    here = await start("vllm", max_model_len=512, kv_cache_gib=0.036)
+    engine = VLLM(url=here.url)
+    assert (await engine.gauges()).preemptions == 0
+    asked = [[{"role": "user", "content": f"{n} " + "word " * 80}] for n in range(12)]
+    replies = await asyncio.gather(*(chat(here.url, one, max_tokens=60, ignore_eos=True) for one in asked))
+    assert {reply.json()["usage"]["completion_tokens"] for reply in replies} == {60}
+    gauges = await engine.gauges()
+    assert gauges.preemptions is not None
+    assert gauges.preemptions > 0
+    assert (gauges.kv_use, gauges.waiting) == (0, 0)

@@ -60,6 +60,7 @@ class OllamaServer:
             web.get("/api/ps", self._ps),
             web.post("/api/show", self._show),
             web.post("/api/pull", self._pull),
+            web.post("/api/create", self._create),
             web.post("/api/copy", self._copy),
             web.delete("/api/delete", self._delete),
             web.post("/api/chat", self._chat),
@@ -123,7 +124,7 @@ class OllamaServer:
             "model": entry.name,
             "size": size,
             "digest": entry.manifest,
-            "details": self._library.details(),
+            "details": self._library.details(entry),
             "expires_at": stamp(time.time() + left),
             "size_vram": 0 if self._profile.kind == "cpu" else size,
             "context_length": runner.context,
@@ -132,6 +133,16 @@ class OllamaServer:
     async def _show(self, http: web.Request) -> web.Response:
         given = await _given(http)
         return whole(self._library.shown(self._entry(tagged(_name(given)))))
+
+    async def _create(self, http: web.Request) -> web.StreamResponse:
+        """Another quantisation of a model that is there: the one way to make a model that is imitated."""
+        given = await _given(http)
+        name, source, quantisation = _name(given), str(given.get("from") or ""), given.get("quantize")
+        if not (name and source and quantisation):
+            raise Refusal(400, "neither 'from' or 'files' was specified")
+        if not self._library.quantise(source, name, str(quantisation)):
+            raise Refusal(404, f"model '{source}' not found")
+        return web.Response(body=_line(status="success"), content_type=NDJSON)
 
     async def _copy(self, http: web.Request) -> web.Response:
         given = await _given(http)
@@ -171,12 +182,14 @@ class OllamaServer:
         return response
 
     async def _download(self, response: web.StreamResponse, entry: Entry) -> None:
-        there, total = self._library.find(entry.name) is not None, self._library.bytes
-        progress = {"status": f"pulling {entry.blob[:12]}", "digest": f"sha256:{entry.blob}", "total": total}
-        for part in range(PULL_LINES if there else 0, PULL_LINES + 1):
-            await response.write(_line(**progress, completed=total * part // PULL_LINES))
-            if not there:
-                await asyncio.sleep(PULL_S / PULL_LINES / self.pump.scale)
+        there = self._library.find(entry.name) is not None
+        for layer in self._library.layers(entry):
+            name = {"status": f"pulling {layer.digest[:12]}", "digest": f"sha256:{layer.digest}"}
+            lines = PULL_LINES if layer.kind == "model" else 1
+            for part in range(lines if there else 0, lines + 1):
+                await response.write(_line(**name, total=layer.bytes, completed=layer.bytes * part // lines))
+                if not there and layer.kind == "model":
+                    await asyncio.sleep(PULL_S / PULL_LINES / self.pump.scale)
         self._library.add(entry)
         for status in ("verifying sha256 digest", "writing manifest", "success"):
             await response.write(_line(status=status))

@@ -178,7 +178,7 @@ class VLLMServer:
 
 
 def _cache_config(engine: VLLM, settings: Mapping[str, Any], context: int) -> dict[str, object]:
-    size, blocks = engine.pool.size, engine.pool.total
+    size, blocks = engine.pool.size, engine.pool.total + 1  # with the one that is never given out
     gib = settings.get("kv_cache_gib")
     return {
         "block_size": size,
