@@ -254,8 +254,8 @@ class Experiment:
             _stalling(step, recorder.clock.scale) as answered,
         ):
             self._process = load
-            if self._stopping:  # stop() came while the process was starting
-                load.stop()
+            if self._stopping or (self._wish is not None and step.phase == "measure"):
+                load.stop()  # stop() or steer() came while the process was starting
             async for frame in load.frames():
                 answered(frame.tally.ok)
                 on_progress(replace(there, frame=frame, gauges=newest()))

@@ -106,6 +106,8 @@ class VLLMSettings(Settings):
             "DO_NOT_TRACK": "1",
             "HF_HUB_OFFLINE": "1",
             "VLLM_HOST_IP": "127.0.0.1",
+            "VLLM_LOGGING_COLOR": "0",  # a notebook's kernel asks for colours, which its log is then full of
+            "NO_COLOR": "1",
         }
         if device == "cuda":
             return env

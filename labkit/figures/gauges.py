@@ -75,8 +75,8 @@ class _Arm:
 def gauges(run: Run, level: int | None = None) -> Figure:
     """Requests running and waiting, KV use and preemptions over the time of one level, arm below arm.
 
-    An arm whose engine has no such gauges is left out. Readings are a second apart, so what is shorter than
-    that may not be seen.
+    An arm whose engine has no such gauges is left out. What is shorter than
+    the time between two readings may not be seen.
 
     Args:
         level: which one (default: the highest that was measured); its first repeat is drawn.

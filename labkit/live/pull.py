@@ -78,7 +78,7 @@ class PullView(BackgroundView[Transcript]):
             bar.completed = bar.total
             bar.name(event["kind"])
         done = sum(bar.completed for bar in self._layers.values())
-        self.controls.count([f"{len(self._layers)} layers", size(done)], self._seen)
+        self.controls.count([f"layers {len(self._layers)}", size(done)], self._seen)
 
     def _progress(self, event: Event) -> None:
         bar = self._bar(event["digest"], event["total"])

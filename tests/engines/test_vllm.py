@@ -73,6 +73,7 @@ def test_the_command_line_says_what_was_asked_for() -> None:
 )
 def test_threads_go_on_the_cores_that_may_be_used(settings: dict[str, object], bind: str | None) -> None:
     env = VLLMSettings.of(settings).environment("cpu", [0, 1, 4, 5])
+    assert env["NO_COLOR"] == "1", "the log is read by labkit, also where a kernel asks for colours"
     assert env.get("VLLM_CPU_OMP_THREADS_BIND") == bind
 
 
