@@ -51,7 +51,7 @@ FITTED = profile.DEFAULT
 
 @dataclass(frozen=True)
 class Recording:
-    """One run to measure: a folder of ``data/runs``."""
+    """One run to measure: a folder of ``data/calibration``."""
 
     name: str
     users: Sequence[int]
@@ -353,7 +353,7 @@ repeats. *in the band*: single repeats inside the 90 % band that the fit gave, w
 share."""
 
 BASELINES = """Where the line or the last value beats the model, use those: the model is for what nobody
-measured. The runs, all in `data/runs`:"""
+measured. The runs, all in `data/calibration`:"""
 
 
 def say(line: str) -> None:
@@ -371,7 +371,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compare the simulated engines with the real ones.")
     actions = parser.add_subparsers(required=True, dest="action")
     measuring = actions.add_parser("measure")
-    measuring.add_argument("folder", nargs="?", type=Path, default=paths.data() / "runs")
+    measuring.add_argument("folder", nargs="?", type=Path, default=paths.data() / "calibration")
     measuring.add_argument("--only", nargs="*", default=(), metavar="NAME")
     actions.add_parser("fit")
     actions.add_parser("report")
@@ -379,10 +379,10 @@ def main() -> None:
     if given.action == "measure":
         asyncio.run(measure(given.folder, given.only))
         return
-    runs = {r.name: Run.load(paths.data() / "runs" / r.name) for r in RECORDINGS}
+    runs = {r.name: Run.load(paths.data() / "calibration" / r.name) for r in RECORDINGS}
     made = fit(runs)
     if given.action == "fit":
-        text = profile.dump(replace(made.profile, source="benchmarks/fidelity.py fit, from data/runs"))
+        text = profile.dump(replace(made.profile, source="benchmarks/fidelity.py fit, from data/calibration"))
         (paths.data() / "profiles" / f"{FITTED}.toml").write_text(text)
     else:
         Path("docs/fidelity.md").write_text(page(runs, made))

@@ -12,7 +12,8 @@ import sys
 from collections.abc import Awaitable, Callable
 
 import labkit
-from labkit import gguf, transcript, weights
+from labkit import transcript
+from labkit.demos import gguf, weights
 from labkit.lab import Lab
 
 MODELS = ("smollm2:135m", "labkit/smollm2:135m-q4_1")

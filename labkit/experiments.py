@@ -36,7 +36,7 @@ STALL_AFTER = 5
 """Answers after which an engine is made to stand still: enough to see what is usual."""
 
 STEER_S = 60.0
-"""Longest time that a level lasts which a reader asked for while the load ran, unless the budget says."""
+"""How long a level lasts that a reader asked for while the load ran, unless they ask for another."""
 
 SETTLE_S = 0.25
 SETTLED = 0.1  # cores
@@ -212,7 +212,7 @@ class Experiment:
 
     def _steered(self, step: Step, users: int) -> Step:
         """A level of the reader's own. Its repeat is one that no planned step has."""
-        load = {**step.load, "users": users, "rounds": None, "seconds": self.budget.max_s or STEER_S}
+        load = {**step.load, "users": users, "rounds": None, "seconds": STEER_S}
         return replace(step, level=users, load=load, repeat=self.budget.repeats + self._begun)
 
     async def _bring(self, arm: Arm, recorder: Recorder, there: Progress, on_progress: OnProgress) -> bool:

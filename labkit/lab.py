@@ -11,20 +11,19 @@ from functools import partial
 from html import escape
 from typing import Any, ClassVar, TypedDict, Unpack
 
-import ipywidgets
 from IPython.display import display
 
 from labkit import budget as budgets
 from labkit import claims, depths, designs, exercises, sentences
 from labkit.budget import Budget
 from labkit.bundle import Run
-from labkit.demos import Demos
 from labkit.depths import ENGINES, PAIRS
 from labkit.designs import Load
 from labkit.engines import process
 from labkit.errors import BundleError, UsageError
 from labkit.experiments import OnProgress, Progress
-from labkit.live.controls import Slider
+from labkit.lab_demos import Demos
+from labkit.live.controls import Choice, Slider
 from labkit.live.gap import GapView
 from labkit.live.lanes import LanesView
 from labkit.live.settings import SettingsView
@@ -235,7 +234,7 @@ class Lab(Demos):
             partial(_in_turn, job),
             job.halt,
             control=_widget(job.control),
-            chart=_chart(view, order),
+            chart=_chart(view, order, job.control),
             badge=job.badge,
             steer=job.steer if job.control.steers else None,
         )
@@ -313,27 +312,22 @@ def _several(settings: Settings | Sequence[Settings] | None) -> list[Settings | 
     return list(settings)
 
 
-def _chart(view: str, order: Order) -> Chart:
+def _chart(view: str, order: Order, control: Control) -> Chart:
     load = order.load
     if view == "gap":
         return GapView(load.levels)
     if view == "settings":
         return SettingsView()
-    rows = {"burst": load.levels[-1], "closed": 2 * load.levels[-1]}.get(load.arrivals, MANY_LANES)
+    most = control.options[-1] if control.steers and isinstance(control.options, range) else load.levels[-1]
+    rows = {"burst": most, "closed": 2 * most}.get(load.arrivals, MANY_LANES)
     return LanesView(rows=rows, panels=len(order.sides))
 
 
 def _widget(control: Control) -> Any:
     if isinstance(control.options, range):
         ends = {"min": control.options.start, "max": control.options.stop - 1}
-        return Slider(description=control.label, value=control.value, **ends)
-    return ipywidgets.Dropdown(
-        options=list(control.options.items()),
-        value=control.value,
-        description=control.label,
-        style={"description_width": "initial"},
-        layout={"width": "auto"},
-    )
+        return Slider(control.label, value=control.value, **ends)
+    return Choice(control.label, control.options, control.value)
 
 
 def _say(line: str) -> None:

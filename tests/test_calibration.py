@@ -80,7 +80,7 @@ def test_the_shell_fits_a_profile_to_runs_that_have_every_cell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LABKIT_HOME", str(tmp_path))
-    assert main(["calibrate", "--runs", str(paths.data() / "runs"), "--name", "mine"]) == 0
+    assert main(["calibrate", "--runs", str(paths.data() / "calibration"), "--name", "mine"]) == 0
     said = capsys.readouterr().out
     assert "90 % bands" in said
     assert "not moved by these runs" in said

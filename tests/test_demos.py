@@ -11,11 +11,13 @@ from typing import Any
 import ollama
 import pytest
 
-from labkit import apart, demos, depths, gguf, lifecycle, paths, pull, transcript
-from labkit.demos import Demos
+from labkit import depths, paths, transcript
+from labkit import lab_demos as demos
+from labkit.demos import apart, gguf, lifecycle, pull
 from labkit.engines import process
 from labkit.engines.model_files import models_home
 from labkit.errors import ModelError, UsageError
+from labkit.lab_demos import Demos
 
 TOO_LONG = {"max_model_len": 8192, "kv_cache_gib": 0.06}
 

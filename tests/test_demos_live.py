@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from labkit import lifecycle, pull
+from labkit.demos import lifecycle, pull
 from labkit.engines import process
 from labkit.engines.base import quiet
 from labkit.engines.model_files import models_home

@@ -19,7 +19,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "memory": ("KV pool",),
     "warm-up": ("warm-up",),
 }
-"""Phases of a start (:data:`labkit.startup.PHASES`) by what they are spent on."""
+"""Phases of a start (:data:`labkit.demos.startup.PHASES`) by what they are spent on."""
 
 HUES = {"programs": INK, "weights": "#0072B2", "memory": "#D55E00", "warm-up": "#009E73"}
 _TIME = "seconds since the server's process began"

@@ -92,7 +92,7 @@ def _only_the_product(case: Case) -> Finding:
     return HELD if same else NOT_HELD, f"{told}. No two arms have the same product."
 
 
-# Models in memory: C22, C23, C65, on the transcript of :mod:`labkit.evictions`
+# Models in memory: C22, C23, C65, on the transcript of :mod:`labkit.demos.evictions`
 
 
 def _loads(transcript: Transcript) -> tuple[list[Event], int | None]:

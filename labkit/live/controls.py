@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from typing import Any
@@ -12,17 +12,67 @@ import anywidget
 import ipywidgets
 import traitlets
 
+_CSS = """
+.labkit-input { margin: 2px 10px 2px 2px; line-height: 28px }
+.labkit-input label { display: flex; gap: 6px; align-items: center }
+.labkit-input select { max-width: 100%; font: inherit; color: var(--jp-ui-font-color1, inherit);
+  background: var(--jp-layout-color1, inherit); border: 1px solid var(--jp-border-color1, currentcolor) }
+"""
 
-class Slider(anywidget.AnyWidget):
-    """A slider over whole numbers with an accessible name; its value changes when the thumb is let go."""
 
-    _esm = files("labkit.live").joinpath("slider.js").read_text()
-    _css = ".labkit-slider label { display: flex; gap: 6px; align-items: center; margin: 2px }"
+class _Input(anywidget.AnyWidget):
+    """A control of the browser's own.
+
+    It tells the kernel in messages of its own. After an update of a widget's state the browser waits until
+    the kernel has acknowledged it before it sends the next, and ipykernel 7.4 does not acknowledge one that
+    comes while a cell awaits: ipywidgets' own controls are then heard once and never again.
+    """
+
+    _esm = files("labkit.live").joinpath("inputs.js").read_text()
+    _css = _CSS
 
     description = traitlets.Unicode().tag(sync=True)
-    min = traitlets.Int(1).tag(sync=True)
-    max = traitlets.Int(1).tag(sync=True)
-    value = traitlets.Int(1).tag(sync=True)
+    labels = traitlets.List(trait=traitlets.Unicode(), allow_none=True, default_value=None).tag(sync=True)
+    chosen = traitlets.Int().tag(sync=True)
+    value = traitlets.Any()
+
+    def __init__(self, **traits: Any) -> None:
+        super().__init__(**traits)
+        self.on_msg(lambda _widget, chosen, _buffers: self.set_trait("chosen", chosen))
+
+
+class Slider(_Input):
+    """A slider over whole numbers; its value changes when the thumb is let go."""
+
+    min = traitlets.Int().tag(sync=True)
+    max = traitlets.Int().tag(sync=True)
+
+    def __init__(self, description: str, *, min: int, max: int, value: int) -> None:
+        """Show it at its first value."""
+        super().__init__(description=description, min=min, max=max, chosen=value)
+        traitlets.link((self, "chosen"), (self, "value"))
+
+
+class Choice(_Input):
+    """A list of words to choose one from, each of which stands for a value."""
+
+    def __init__(self, description: str, options: Mapping[str, Any], value: Any) -> None:
+        """Show it with the word of this value."""
+        self._values = list(options.values())
+        super().__init__(description=description, labels=list(options), chosen=self._values.index(value))
+
+    @traitlets.observe("chosen")
+    def _choose(self, _change: object) -> None:
+        self.value = self._values[self.chosen]
+
+    @property
+    def label(self) -> str:
+        """The chosen word; may be set."""
+        return str(self.labels[self.chosen])
+
+    @label.setter
+    def label(self, word: str) -> None:
+        self.chosen = self.labels.index(word)
 
 
 class Controls:

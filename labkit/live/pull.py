@@ -8,10 +8,10 @@ from typing import Any
 
 import ipywidgets
 
+from labkit.demos.pull import News
 from labkit.engines.base import Progress
 from labkit.errors import LabkitError
 from labkit.live.background import BackgroundView
-from labkit.pull import News
 from labkit.transcript import Event, Transcript
 
 DRAW_PERIOD_S = 0.1

@@ -39,8 +39,8 @@ async def test_lanes_are_steered_read_and_stopped_without_a_mouse(lesson: Lesson
     await page.locator(".labkit-lanes .counts", has_text="4 users").first.wait_for()
 
     slider = page.get_by_role("slider", name="Users").first
-    active = await page.evaluate(ACTIVE)
     await slider.press("ArrowLeft")
+    active = await page.evaluate(ACTIVE)  # the slider's own cell, since it has the focus
     await slider.press("ArrowLeft")
     await page.locator(".labkit-lanes .counts", has_text="2 users: ").first.wait_for()
     await lesson.shot("steered")
@@ -52,7 +52,6 @@ async def test_lanes_are_steered_read_and_stopped_without_a_mouse(lesson: Lesson
     await lesson.idle()
     assert await lesson.errors() == []
 
-    active = await page.evaluate(ACTIVE)
     chosen = page.locator(".labkit-lanes .chosen").first
     told = []
     for key in ("Home", "ArrowDown", "ArrowUp", "Escape"):
@@ -73,7 +72,7 @@ async def test_lanes_are_steered_read_and_stopped_without_a_mouse(lesson: Lesson
         await lesson.theme(theme)
         await page.set_viewport_size({"width": 600, "height": 900})
         await lanes.scroll_into_view_if_needed()
-        await lesson.shot(f"narrow {theme}")
+        await lesson.shot(f"narrow-{theme.lower()}")
         inner, needed, right = await page.locator(".labkit-lanes").first.evaluate(OWN_WIDTH)
         assert needed <= inner
         assert right <= 600

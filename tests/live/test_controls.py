@@ -8,7 +8,7 @@ from typing import Any
 
 import ipywidgets
 
-from labkit.live.controls import Controls, Slider
+from labkit.live.controls import Choice, Controls, Slider
 
 
 def controls(said: list[Any], **more: Any) -> Controls:
@@ -39,12 +39,24 @@ async def test_clicks_from_any_thread_arrive_in_the_loop_in_order() -> None:
 
 async def test_a_change_of_the_control_steers_from_any_thread_and_is_its_value() -> None:
     said: list[Any] = []
-    slider = Slider(description="Users", min=1, max=8, value=2)
+    slider = Slider("Users", min=1, max=8, value=2)
     made = controls(said, control=slider, steer=said.append)
     assert made.value == 2
     await elsewhere(lambda: slider.set_trait("value", 5))
     assert (said, made.value) == ([5], 5)
     assert row(made)[2] is slider
+
+
+async def test_what_the_browser_says_is_heard_each_time_and_a_word_stands_for_its_value() -> None:
+    said: list[Any] = []
+    choice = Choice("Speed", {"slow": 1.0, "any": None, "fast": 10.0}, 10.0)
+    assert (choice.value, choice.label) == (10.0, "fast")
+    controls(said, control=choice, steer=said.append)
+    for nth in (1, 0):
+        await elsewhere(lambda nth=nth: choice._handle_custom_msg(nth, []))
+    assert said == [None, 1.0]
+    choice.label = "fast"
+    assert choice.value == 10.0
 
 
 async def test_without_a_control_there_is_no_value() -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from labkit.demos.pull import News
 from labkit.engines.base import Progress
 from labkit.errors import ExperimentStopped, ModelError
 from labkit.live.pull import PullView, size
-from labkit.pull import News
 from labkit.transcript import Transcript
 
 BIG, SMALL = "sha256:" + "a" * 64, "sha256:" + "b" * 64

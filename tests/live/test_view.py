@@ -140,7 +140,7 @@ async def test_the_numbers_say_what_the_engine_says_of_itself(played: Played, vi
 
 
 async def test_the_control_steers_a_run_that_is_going_on_and_no_other(played: Played) -> None:
-    control, steered = Slider(description="Users", min=1, max=8, value=2), []
+    control, steered = Slider("Users", min=1, max=8, value=2), []
     view = RunView(
         played.start,
         played.halt,

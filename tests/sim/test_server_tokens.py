@@ -91,7 +91,7 @@ def test_a_schema_binds_the_answer() -> None:
     assert json.loads(answer.text) == {"word": "kumquat", "count": 3, "parts": [True], "free": None}
 
 
-RUNS = sorted(file.parent for file in (paths.data() / "runs").glob("*/run.json"))
+RUNS = sorted(file.parent for file in (paths.data() / "calibration").glob("*/run.json"))
 
 
 @pytest.mark.parametrize("folder", RUNS, ids=lambda folder: folder.name)

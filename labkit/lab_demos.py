@@ -14,7 +14,8 @@ from typing import Any, ClassVar, cast
 
 import ipywidgets
 
-from labkit import evictions, lifecycle, pull, startup, transcript, weights
+from labkit import transcript
+from labkit.demos import evictions, lifecycle, pull, startup, weights
 from labkit.depths import PAIRS, Depth
 from labkit.engines import models
 from labkit.engines.vllm import VLLM
@@ -54,7 +55,7 @@ class Demos:
 
         Raises:
             UsageError: it starts all the same; or this refusal was not recorded.
-            NotInstalled, StartFailed: see :func:`labkit.startup.refusal`.
+            NotInstalled, StartFailed: see :func:`labkit.demos.startup.refusal`.
         """
         if self._depth.name == "recorded":
             return _recorded("refusal", **vllm)
@@ -65,7 +66,7 @@ class Demos:
 
         Raises:
             UsageError: this number was not recorded.
-            ModelError, NotInstalled, StartFailed: see :func:`labkit.evictions.evictions`.
+            ModelError, NotInstalled, StartFailed: see :func:`labkit.demos.evictions.evictions`.
         """
         if self._depth.name == "recorded":
             return _recorded("evictions", max_loaded_models=max_loaded_models)
@@ -114,7 +115,7 @@ class Demos:
         Raises:
             UsageError: nobody recorded this prompt with this keep-alive.
             EngineError: Ollama refuses it.
-            ModelError, NotInstalled, StartFailed: see :func:`labkit.lifecycle.lifecycle`.
+            ModelError, NotInstalled, StartFailed: see :func:`labkit.demos.lifecycle.lifecycle`.
         """
         if self._depth.name == "recorded":
             return _recorded("lifecycle", prompt=prompt, keep_alive=keep_alive)
@@ -125,7 +126,7 @@ class Demos:
 
         Raises:
             UsageError: unknown model.
-            ModelError, NotInstalled, StartFailed: see :func:`labkit.weights.blob`.
+            ModelError, NotInstalled, StartFailed: see :func:`labkit.demos.weights.blob`.
         """
         return await weights.blob(model, say) if self._depth.name == "live" else weights.excerpt(model)
 
@@ -134,7 +135,7 @@ class Demos:
 
         Raises:
             UsageError: unknown model, or not recorded.
-            ModelError, NotInstalled, StartFailed: see :func:`labkit.weights.blob`.
+            ModelError, NotInstalled, StartFailed: see :func:`labkit.demos.weights.blob`.
         """
         if self._depth.name != "live":
             return transcript.recorded(f"gguf_{weights.slug(model)}")

@@ -19,7 +19,7 @@ import httpx
 import ollama
 from aiohttp import web
 
-from labkit.apart import about, ollama_apart
+from labkit.demos.apart import about, ollama_apart
 from labkit.engines import mirror, models
 from labkit.engines.base import Progress, quiet
 from labkit.engines.install_steps import gigabytes
@@ -75,7 +75,7 @@ async def pull(kind: str, news: News, say: Progress = quiet) -> Transcript:
 
     Raises:
         ModelError: there is not enough space, or the download broke off; quotes Ollama.
-        NotInstalled, StartFailed: see :func:`labkit.apart.ollama_apart`.
+        NotInstalled, StartFailed: see :func:`labkit.demos.apart.ollama_apart`.
     """
     log = _Log(news)
     with work_folder() as folder:

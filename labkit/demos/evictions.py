@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import ollama
 
-from labkit.apart import about, ollama_apart
+from labkit.demos.apart import about, ollama_apart
 from labkit.engines import models
 from labkit.engines.base import Progress, quiet
 from labkit.engines.ollama import Ollama
@@ -46,7 +46,7 @@ async def evictions(
     Raises:
         UsageError: an unknown quantisation.
         ModelError: a model could not be made or loaded; quotes Ollama.
-        NotInstalled, StartFailed: see :func:`labkit.apart.ollama_apart`.
+        NotInstalled, StartFailed: see :func:`labkit.demos.apart.ollama_apart`.
     """
     if unknown := [name for name, _ in steps if name not in QUANTISATIONS]:
         raise UsageError(f"load {unknown[0]!r}", "not made here", f"one of {', '.join(QUANTISATIONS)}")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from labkit import gguf, weights
+from labkit.demos import gguf, weights
+from labkit.demos.gguf import STRING, Array
 from labkit.errors import ModelError, UsageError
-from labkit.gguf import STRING, Array
 
 MODELS = ("smollm2:135m", "labkit/smollm2:135m-q4_1")
 

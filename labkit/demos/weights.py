@@ -7,13 +7,14 @@ from collections import defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from labkit import gguf, paths
-from labkit.apart import ollama_apart
+from labkit import paths
+from labkit.demos import gguf
+from labkit.demos.apart import ollama_apart
+from labkit.demos.gguf import Array, Tensor
 from labkit.engines import models
 from labkit.engines.base import Progress, quiet
 from labkit.engines.model_files import sha256
 from labkit.engines.ollama import models_folder
-from labkit.gguf import Array, Tensor
 from labkit.transcript import Event, Transcript
 
 SHOWN = (

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit import paths
-from labkit.apart import about
+from labkit.demos.apart import about
 from labkit.device import holding
 from labkit.engines.base import Progress
 from labkit.engines.ports import free_port

@@ -12,7 +12,7 @@ import ollama
 import psutil
 
 from labkit import paths
-from labkit.apart import about, ollama_apart
+from labkit.demos.apart import about, ollama_apart
 from labkit.engines import models
 from labkit.engines.base import Progress
 from labkit.engines.ollama import Ollama
@@ -43,7 +43,7 @@ async def lifecycle(
 
     Raises:
         EngineError: Ollama refuses a request; quotes it.
-        NotInstalled, StartFailed, ModelError: see :func:`labkit.apart.ollama_apart`,
+        NotInstalled, StartFailed, ModelError: see :func:`labkit.demos.apart.ollama_apart`,
             :func:`labkit.engines.models.ensure`.
     """
     async with ollama_apart(kind, "lifecycle", say) as engine:

@@ -7,11 +7,12 @@ from itertools import pairwise
 
 import pytest
 
-from labkit import paths, startup
+from labkit import paths
+from labkit.demos import startup
 from labkit.engines.vllm import VLLM
 from labkit.errors import EngineError
 
-LOG = (paths.data() / "runs" / "the_gap" / "artefacts" / "vLLM.log").read_text()
+LOG = (paths.data() / "calibration" / "the_gap" / "artefacts" / "vLLM.log").read_text()
 REFUSED = """
 (EngineCore pid=7) ERROR 11-28 11:34:40 [core.py:1010] ValueError: To serve at least one request with the \
 model's max seq len (8192), (0.18 GiB KV cache is needed, which is larger than the available KV cache memory.
