@@ -339,7 +339,9 @@ class Experiment:
             verdicts.append(Verdict("suspect", ["stopped early: later levels are missing or incomplete"]))
         for name in self._arms.by_name:
             levels = [record for record in recorder.levels if record["arm"] == name]
-            verdicts += [verdict.judge_clients(levels), verdict.judge_drift(name, levels)]
+            # of the warm-up a result takes the TTFT of the idle engine alone, a median
+            counted = [record for record in levels if not record["warmup"]]
+            verdicts += [verdict.judge_clients(counted), verdict.judge_drift(name, levels)]
         return verdict.combine(verdicts)
 
 

@@ -30,9 +30,10 @@ def shipped(name: str) -> Run:
     return Run.load(paths.data() / "runs" / name)
 
 
-def find(settings: dict[str, dict[str, object]], **changed: object) -> Run:
+def find(settings: dict[str, dict[str, object]] | list[tuple[str, object]], **changed: object) -> Run:
     asked = {"model": PAIRS["fair"], "workload": Workload(), "load": Load((1, 4)), **changed}
-    return recorded.find(list(settings.items()), **asked)  # type: ignore[arg-type]
+    sides = list(settings.items()) if isinstance(settings, dict) else settings
+    return recorded.find(sides, **asked)  # type: ignore[arg-type]
 
 
 async def replayed(run: Run, users: list[int], speed: float = math.inf) -> tuple[Run, list[Progress]]:
@@ -68,12 +69,21 @@ def test_a_run_is_found_by_its_settings_with_defaults_understood() -> None:
     assert find({"ollama": {}, "vllm": {}}).path.name == "the_gap"
     spelt_out = {"ollama": {"num_parallel": 1}, "vllm": {"max_num_seqs": 128, "prefix_caching": True}}
     assert find(spelt_out).path.name == "the_gap"
-    assert find({"vllm": {"max_num_seqs": 4}}, load=Load((8,))).path.name == "unseen_setting"
+    by_itself = {"load": Load((8,), "burst"), "workload": Workload(output_tokens=32)}
+    assert find({"ollama": {"num_parallel": None}}, **by_itself).path.name == "staircase"
+
+
+def test_a_run_is_found_by_all_of_its_arms() -> None:
+    burst = {"load": Load((16,), "burst"), "workload": Workload(output_tokens=64)}
+    both = [("vllm", {"max_num_seqs": 4}), ("vllm", {})]
+    assert find(both, **burst).path.name == "seats"
+    with pytest.raises(UsageError, match="find a recorded run"):
+        find(both[:1], **burst)
 
 
 def test_a_run_is_found_by_its_questions() -> None:
-    middle = Workload("middle", output_tokens=32, prompt_words=110)
-    assert find(OWN, workload=middle).path.name == "unseen_shape"
+    asked = {"load": Load((20,), "burst"), "workload": Workload(output_tokens=16)}
+    assert find({"ollama": {"max_queue": 1}}, **asked).path.name == "trap_loaded"
 
 
 @pytest.mark.parametrize(
@@ -118,7 +128,8 @@ async def test_a_whole_replay_is_the_recording_and_its_account_holds_at_every_mo
             word: record[word] for word in ("planned", *OUTCOMES)
         }
     assert sum(frame.tokens for frame in ends) == run.tokens["tokens"].sum()
-    assert [len(p.run.meta["levels"]) for p in told if p.run and p.frame is None][:3] == [1, 2, 3]
+    shown = [len(p.run.meta["levels"]) for p in told if p.run and p.frame is None]
+    assert shown == [*range(1, len(ends) + 1), len(ends)]
 
 
 async def test_frames_come_ten_times_a_second_and_lose_no_event() -> None:
