@@ -147,6 +147,12 @@ class Live(_Running):
         asked = list(dict.fromkeys(side.engine for side in order.sides))
         if missing := [name for name in asked if self._where[name] is None]:
             raise _not_installed(f"measure {', '.join(asked)}", missing)
+        if order.load.stall_s is not None and (given := [name for name in asked if self._urls[name]]):
+            raise UsageError(
+                f"hold {', '.join(given)} for {order.load.stall_s:g} s",
+                "labkit did not start this server",
+                "let labkit start one: unset LABKIT_OLLAMA_URL and LABKIT_VLLM_URL",
+            )
         return super().job(order, steered=steered)
 
     async def arms(self, order: Order, say: Say) -> list[Arm]:

@@ -32,7 +32,7 @@ class Load:
         rounds: questions that each user of a closed loop asks (default: the budget's).
         requests: of each level of an open loop.
         capacity: answers a second that 100 % of an open loop stand for.
-        stall_s: in the middle of each level the whole engine stands still for this long.
+        stall_s: after the first answers of each level the whole engine stands still for this long.
         cold: the model is unloaded before each level.
 
     Raises:

@@ -129,7 +129,7 @@ class Experiment:
         begins; in the warm-up it begins after that.
         """
         self._wish = users
-        if self._process is not None and self._present and self._present.phase == "measure":
+        if self._process is not None and self._present and self._present.phase != "warm-up":
             self._process.stop()
 
     def prompts(self, step: Step) -> list[Prompt]:
@@ -196,7 +196,7 @@ class Experiment:
             if await self._bring(step.arm, recorder, there, on_progress):
                 await self._step(step, recorder, there, on_progress)
             done += 1
-            if self._wish is not None and not self._stopping and step.phase == "measure":
+            if self._wish is not None and not self._stopping and step.phase != "warm-up":
                 left = deque([self._steered(step, self._wish)])
                 self._wish = None
             eta, total = self._eta(recorder, left), done + len(left)
@@ -213,7 +213,8 @@ class Experiment:
     def _steered(self, step: Step, users: int) -> Step:
         """A level of the reader's own. Its repeat is one that no planned step has."""
         load = {**step.load, "users": users, "rounds": None, "seconds": STEER_S}
-        return replace(step, level=users, load=load, repeat=self.budget.repeats + self._begun)
+        repeat = self.budget.repeats + self._begun
+        return replace(step, level=users, load=load, repeat=repeat, phase="measure")
 
     async def _bring(self, arm: Arm, recorder: Recorder, there: Progress, on_progress: OnProgress) -> bool:
         """See that the arm is on its engine; whether it can be measured."""
@@ -254,7 +255,7 @@ class Experiment:
             _stalling(step, recorder.clock.scale) as answered,
         ):
             self._process = load
-            if self._stopping or (self._wish is not None and step.phase == "measure"):
+            if self._stopping or (self._wish is not None and step.phase != "warm-up"):
                 load.stop()  # stop() or steer() came while the process was starting
             async for frame in load.frames():
                 answered(frame.tally.ok)
@@ -262,6 +263,9 @@ class Experiment:
             self._process = None
         if load.tally.planned == 0 and load.broken is None:
             return  # stopped before its first request: there was no such level
+        if step.stall_s is not None and load.tally.ok < STALL_AFTER:
+            reason = f"{step}: the engine did not stand still, since fewer than {STALL_AFTER} answers came"
+            self._verdicts.append(Verdict("suspect", [reason]))
         recorder.level(
             {
                 "arm": name,

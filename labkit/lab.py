@@ -145,7 +145,7 @@ class Lab(Demos):
         Args:
             users: levels (default: :meth:`levels`).
             rounds: questions that each user asks (default: the budget's).
-            stall_s: in the middle of each level the engine stands still for so many seconds.
+            stall_s: after the first answers of each level the engine stands still for so many seconds.
             view: "gap": total tokens/s and TTFT against users; "settings": against the settings of the
                 engine; "lanes": each request.
             name: of the experiment; a view of this name that is still running is stopped first.
@@ -200,14 +200,14 @@ class Lab(Demos):
             capacity: answers a second that 100 % stand for, or a run with the same questions to read it off.
             requests: of each level.
             pattern: "poisson" (at random, as independent people come) or "constant".
-            stall_s: in the middle of each level the engine stands still for so many seconds.
+            stall_s: after the first answers of each level the engine stands still for so many seconds.
             asked: see :class:`Asked`.
 
         Raises:
             UsageError, NotInstalled: as :meth:`sweep`.
         """
         full = designs.capacity(capacity, engines[0]) if isinstance(capacity, Run) else capacity
-        load = Load(tuple(offered), pattern, requests=requests, capacity=full, stall_s=stall_s)
+        load = Load(tuple(sorted(set(offered))), pattern, requests=requests, capacity=full, stall_s=stall_s)
         return self._measure(name, engines, load, "lanes", asked)
 
     def _measure(self, name: str, engines: Sequence[str], load: Load, view: str, asked: Asked) -> RunView:
@@ -216,6 +216,10 @@ class Lab(Demos):
         for word, known in ((pair, PAIRS), (view, VIEWS), *((engine, ENGINES) for engine in engines)):
             if word not in known:
                 raise UsageError(tried, f"there is no {word!r}", f"one of {', '.join(known)}")
+        if load.cold and "vllm" in engines:
+            raise UsageError(
+                tried, "vLLM has its model from start to stop", "engines=['ollama'], or cold=False"
+            )
         settings = {"ollama": asked.get("ollama"), "vllm": asked.get("vllm")}
         sides = [
             Side(engine, self._depth.settings(engine, one))

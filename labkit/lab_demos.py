@@ -12,14 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-import ipywidgets
-
 from labkit import transcript
 from labkit.demos import evictions, lifecycle, pull, startup, weights
 from labkit.depths import PAIRS, Depth
 from labkit.engines import models
 from labkit.engines.vllm import VLLM
 from labkit.errors import UsageError
+from labkit.live.controls import Choice
 from labkit.live.pull import PullView
 from labkit.sweeps import SPEEDS
 from labkit.transcript import Transcript
@@ -87,9 +86,7 @@ class Demos:
             view = PullView(
                 lambda speed, news, _say: pull.replay(found, speed, news),
                 badge=found.title,
-                control=ipywidgets.Dropdown(
-                    options=list(SPEEDS.items()), value=1.0, description="Replay speed"
-                ),
+                control=Choice("Replay speed", SPEEDS, 1.0),
             )
         else:
             kind = self._depth.name

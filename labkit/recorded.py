@@ -17,7 +17,7 @@ from labkit.errors import UsageError
 from labkit.sim.rerun import whole_settings
 from labkit.workload import Workload
 
-LOG_BYTES = 20_000
+LOG_BYTES = 22_000
 """Of each text kept beside the tables: its beginning, where an engine says what it uses."""
 
 Meta = dict[str, Any]

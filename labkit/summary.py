@@ -195,7 +195,8 @@ def side_by_side(
         # two unknown digests prove nothing, so they do not count as the same file
         digests = [f.get("model_digest") for f in (facts_a, facts_b)]
         if not digests[0] or digests[0] != digests[1]:
-            differences.append(f"{labels[a]}, model file: not known to be the same")
+            known = "another one" if all(digests) else "not known to be the same"
+            differences.append(f"{labels[a]}, model file: {known}")
             same_files = False
         same_files &= all(facts_a.get(n) == facts_b.get(n) for n in _FILE_FIELDS)
     others = {pairs[a]: label for a, label in labels.items()}

@@ -124,16 +124,21 @@ class Measuring:
         self._engines = engines
         self._arms = arms
         self._experiment: Experiment | None = None
+        self._wish: int | None = None  # of a reader who steers while the engines are still starting
 
     async def start(self, value: Any, report: OnProgress) -> Run:
         """See :class:`Job`."""
-        order = self._chosen(value)
+        try:
+            return await self._measured(self._chosen(value), report)
+        finally:
+            self._experiment = self._wish = None
+
+    async def _measured(self, order: Order, report: OnProgress) -> Run:
         urls = [engine.url for engine in self._engines]
 
         def say(line: str) -> None:
             report(Progress(line))
 
-        self._experiment = None
         # held from here on: starting an engine takes as much of the machine as measuring one
         async with holding(urls, owner=order.name, on_wait=say):
             self._experiment = designs.design(
@@ -145,6 +150,8 @@ class Measuring:
                 seed=order.seed,
                 folder=paths.runs() / f"{order.name}-{datetime.now():%Y%m%d-%H%M%S-%f}",
             )
+            if self._wish is not None:
+                self._experiment.steer(self._wish)
             return await self._experiment.run(report, held=True)
 
     def halt(self) -> None:
@@ -154,6 +161,7 @@ class Measuring:
 
     def steer(self, value: int) -> None:
         """See :class:`Job`."""
+        self._wish = value
         if self._experiment is not None:
             self._experiment.steer(value)
 
@@ -197,7 +205,7 @@ def _choice(order: Order, *, steered: bool) -> tuple[Control, Callable[[Any], Or
         ), lambda users: order if users == levels[0] else at(users)
     if order.shared:
         # each choice is an order, since a dropdown takes the value None for no choice at all
-        each = {_words(side): replace(order, sides=[side]) for side in order.sides}
+        each = {_words(order, side): replace(order, sides=[side]) for side in order.sides}
         return Control("Measure", {"all, one after the other": order, **each}, order), lambda chosen: chosen
     if order.load.arrivals == "burst" and len(levels) == 1:
         return Control("Requests at once", _range(top), top), at
@@ -211,5 +219,8 @@ def _range(top: int) -> range:
     return range(1, max(SLIDER_TOP, top) + 1)
 
 
-def _words(side: Side) -> str:
-    return ", ".join(f"{name}={value}" for name, value in side.settings.items()) or "labkit's settings"
+def _words(order: Order, side: Side) -> str:
+    """A side's settings, and its engine where there is another."""
+    engine = f"{side.engine}: " if len({one.engine for one in order.sides}) > 1 else ""
+    given = ", ".join(f"{name}={value}" for name, value in side.settings.items())
+    return engine + (given or "labkit's settings")

@@ -148,7 +148,8 @@ def recorded(name: str) -> Transcript:
 
 def recordings(name: str) -> list[Transcript]:
     """All transcripts of this name that come with the course: "lifecycle", "lifecycle-2" …"""
-    return [Transcript.load(path) for path in sorted(_home().glob(f"{name}*.json"))]
+    found = [Transcript.load(path) for path in sorted(_home().glob(f"{name}*.json"))]
+    return [one for one in found if one.name == name]
 
 
 def _home() -> Path:

@@ -134,6 +134,12 @@ async def test_a_stall_is_seen_by_one_user_once_and_by_all_who_come_meanwhile(
     assert await ollama.ready()
 
 
+async def test_a_stall_that_never_came_is_said(ollama: SimulatedOllama, tmp_path: Path) -> None:
+    run = await measured(ollama, Load((1,), rounds=2, stall_s=STALL_S), tmp_path / "run")
+    assert run.verdict.word == "suspect"
+    assert any("did not stand still" in reason for reason in run.verdict.reasons)
+
+
 async def test_an_engine_is_started_anew_for_each_arm_that_shares_it(
     ollama: SimulatedOllama, tmp_path: Path
 ) -> None:

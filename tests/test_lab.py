@@ -70,6 +70,13 @@ def no_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
 
 
+def test_what_an_engine_cannot_do_is_refused_before_it_is_started() -> None:
+    with pytest.raises(UsageError, match="vLLM has its model from start to stop"):
+        Lab("simulated").burst(cold=True)
+    with pytest.raises(UsageError, match="labkit did not start this server"):
+        Lab("live", **URLS).sweep(engines=["ollama"], stall_s=3)
+
+
 @pytest.mark.usefixtures("no_engines")
 def test_a_missing_engine_is_named_with_the_command_that_installs_it() -> None:
     lab = Lab("live", vllm_url=URLS["vllm_url"])

@@ -119,7 +119,7 @@ def read(path: Path) -> Head:
         except (struct.error, UnicodeDecodeError) as error:
             raise ModelError(tried, f"it is cut off or damaged: {error}", "get the file again") from error
         except KeyError as error:
-            raise ModelError(tried, f"type {error} is not known here", "labkit/gguf.py, TYPES") from error
+            raise ModelError(tried, f"type {error} is not known", "add it in labkit/demos/gguf.py") from error
 
 
 def excerpt(source: Path, target: Path) -> Path:

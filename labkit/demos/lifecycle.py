@@ -29,6 +29,9 @@ TOKENS = 24
 WAIT_S = 30.0
 """A model that is to stay for longer is not waited for."""
 
+GONE_S = 60.0
+"""After keep_alive has passed."""
+
 POLL_S = 0.05
 
 
@@ -167,7 +170,8 @@ class _Life:
         after_s = round(time.monotonic() - started, 3) if left_s <= WAIT_S else None
         self._note("expired", started, keep_alive=keep_alive, after_s=after_s)
         self._say(
-            f"keep_alive={keep_alive}: " + (f"gone after {after_s:.1f} s" if after_s else "still there")
+            f"keep_alive={keep_alive}: "
+            + (f"gone after {after_s:.1f} s" if after_s is not None else "still there")
         )
 
     async def both_apis(self) -> None:
@@ -195,9 +199,17 @@ class _Life:
         self._note("api", time.monotonic(), api=api, path=path, fields=fields, text=text, reply=dict(said))
 
     async def _gone(self) -> None:
-        while True:
-            if not (await self._client.ps()).models:
-                return
+        """Wait until no model is in memory.
+
+        Raises:
+            EngineError: one is kept there.
+        """
+        deadline = time.monotonic() + GONE_S
+        while (await self._client.ps()).models:
+            if time.monotonic() > deadline:
+                raise EngineError(
+                    "wait until the model is gone", f"it is still there after {GONE_S:.0f} s", "try again"
+                )
             await asyncio.sleep(POLL_S)
 
     def _note(self, what: str, started: float, **more: Any) -> None:

@@ -147,13 +147,15 @@ async def refusal(kind: str, settings: Mapping[str, Any], say: Progress) -> Tran
     """
     port = free_port(PORTS[kind])
     engine: VLLM = SimulatedVLLM.beside(port) if kind == "simulated" else VLLM.beside(port)
-    began = time.monotonic()
+    written = paths.folder("logs") / f"{engine.server_name}-{port}.log"
     async with holding([engine.url], owner="refusal", on_wait=say):
+        written.unlink(missing_ok=True)  # an earlier refusal's words would pass for those of this one
+        began = time.monotonic()
         try:
             await engine.start(progress=say, **settings)
         except StartFailed as error:
             took_s = round(time.monotonic() - began, 3)
-            log = _text(paths.folder("logs") / f"{engine.server_name}-{port}.log")
+            log = _text(written)
             words = refused(log)
             if not words:
                 raise

@@ -13,10 +13,10 @@ async def stand_still(members: Sequence[psutil.Process], seconds: float) -> None
     """Stop these processes (SIGSTOP) for so long by the wall clock, then let them go on."""
     try:
         for member in members:
-            with contextlib.suppress(psutil.NoSuchProcess):
+            with contextlib.suppress(psutil.Error):
                 member.suspend()
         await asyncio.sleep(seconds)
     finally:
         for member in members:
-            with contextlib.suppress(psutil.NoSuchProcess):
+            with contextlib.suppress(psutil.Error):
                 member.resume()

@@ -87,7 +87,8 @@ class Verdict:
     @property
     def _head(self) -> str:
         badge = f" ({self.depth} run)" if self.depth else ""
-        return f"{'✓' if self.ok else '✗'} {self.title}{badge}"
+        sign = "✓" if self.ok else "✗" if self.depth else "–"
+        return f"{sign} {self.title}{badge}"
 
 
 class NoAnswer(ValueError):

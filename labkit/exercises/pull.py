@@ -140,9 +140,9 @@ def _of_whole(transcripts: Transcripts) -> Answer:
     return 100 * float(first["load_s"] / first["took_s"])
 
 
-def _reading(transcripts: Transcripts) -> Answer:
+def _reading(transcripts: Transcripts) -> Answer | None:
     first, _ = _first(transcripts)
-    return 100 * float(first["prompt_s"] / first["ttft_s"])
+    return None if first["prompt_s"] is None else 100 * float(first["prompt_s"] / first["ttft_s"])
 
 
 def _in_seconds(transcripts: Transcripts) -> Answer:
@@ -210,8 +210,9 @@ def _default(_transcripts: Transcripts) -> Answer:
     return DEFAULT_KEEP_S
 
 
-def _servers(transcripts: Transcripts) -> Answer:
-    return float(_one(transcripts, "loaded")["keep_s"])
+def _servers(transcripts: Transcripts) -> Answer | None:
+    keep_s = _one(transcripts, "loaded")["keep_s"]
+    return None if keep_s is None else float(keep_s)
 
 
 def _from_question(transcripts: Transcripts) -> Answer | None:

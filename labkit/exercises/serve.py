@@ -96,7 +96,7 @@ def _burst(run: Run, arm: str) -> _Burst:
     """The largest burst on this arm.
 
     Raises:
-        Missing: another load than a burst, or an answer failed or was cut off.
+        Missing: another load than a burst, or an answer was cut off by the time limit.
     """
     load = run.meta["workload"].get("load") or {}
     if load.get("arrivals") != "burst":
@@ -196,6 +196,8 @@ def _squeezed(runs: Runs) -> _Burst:
             f"No gauge of {burst.name} showed a preemption in this run: its pool was large enough, or it was "
             "not read at the right moment. Measure again, with more requests"
         )
+    if burst.rows.is_empty():
+        raise Missing(f"{burst.name} gave no whole answer")
     return burst
 
 

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
+from matplotlib.ticker import MaxNLocator
 from plotly.subplots import make_subplots
 
 from labkit.bundle import Run
@@ -214,6 +215,7 @@ def _panel(axis: Axes, arm: _Arm, *, pool: bool) -> None:
             axis.annotate(f"−{more:.0f}", (at_s, 98), (3, 0), textcoords="offset points", fontsize=8)
     else:
         axis.set_ylim(bottom=0)
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
         axis.legend(
             frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, ncols=2
         )

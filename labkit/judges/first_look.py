@@ -24,7 +24,12 @@ def _needs_nvidia(case: Case) -> Finding:
         raise Missing(f"{s.name} gave no whole answer")
     if device != "cpu":
         raise Missing(f"{s.name} ran on {device} here, which does not tell what else it runs on")
-    return NOT_HELD, f"vLLM {s.facts.get('version')} gave {answers} whole answers on a CPU without any GPU."
+    told = f"vLLM {s.facts.get('version')} gave {_whole(answers)} on a CPU without any GPU."
+    return NOT_HELD, told
+
+
+def _whole(answers: int) -> str:
+    return f"{answers} whole answer{'' if answers == 1 else 's'}"
 
 
 def _runs_here(case: Case) -> Finding:
@@ -33,7 +38,7 @@ def _runs_here(case: Case) -> Finding:
     where = f"{case.run.meta['host'].get('os', 'this system')}, {device}"
     if not answers:
         return NOT_HELD, f"{s.name} gave no whole answer on {where}."
-    told = f"Ollama {s.facts.get('version')} gave {answers} whole answers on {where}"
+    told = f"Ollama {s.facts.get('version')} gave {_whole(answers)} on {where}"
     return HELD, f"{told}. The other systems were not tried here."
 
 

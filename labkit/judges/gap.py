@@ -62,7 +62,8 @@ def _gap_widens(case: Case) -> Finding:
         start = ratios[rising[-1] + 1 if rising else 0]
         limit = f"steps below {NOISE:.0%}, or within the repeats' range, count as flat"
         return NOT_HELD, f"{curve}. It stays flat from {people(start.users)} on ({limit})."
-    return HELD, f"{curve}. That is up to {people(ratios[-1].users)}; a plateau may lie above."
+    below = " While the ratio is below 1 a rise makes the gap smaller." if ratios[0].value < 1 else ""
+    return HELD, f"{curve}. That is up to {people(ratios[-1].users)}; a plateau may lie above.{below}"
 
 
 def _step(before: Ratio, after: Ratio) -> int:

@@ -57,6 +57,8 @@ def _fills_the_pool(case: Case) -> Finding:
         if not pool or not tokens or by_running.height < 2:
             continue
         few, many = by_running.row(0, named=True), by_running.row(-1, named=True)
+        if many["running"] < 2 * few["running"]:  # how far their answers are matters as much then
+            continue
         told = (
             f"{s.name}'s pool of {pool / 2**30:.2f} GiB, {tokens:,} tokens, was there before the first "
             f"request; {few['running']:.0f} at work used {few['kv_use']:.1%} of it, "

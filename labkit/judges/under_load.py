@@ -24,6 +24,7 @@ from labkit.judges.base import (
     slots_of,
     source,
 )
+from labkit.queueing import in_order
 from labkit.sides import NOISE, Missing, Side, people, ratio, shared, sides, waiting
 
 CROWD = 16
@@ -78,8 +79,7 @@ def _rest_queues(case: Case) -> Finding:
 
 
 def _refused(run: Run, arm: str, level: int) -> int:
-    rows = run.requests.filter(~pl.col("warmup"), pl.col("arm") == arm, pl.col("level") == level)
-    return rows.filter(pl.col("http_status") == BUSY).height
+    return in_order(run).filter(arm=arm, level=level, http_status=BUSY).height
 
 
 # Order: C20
@@ -129,13 +129,14 @@ class _Trap:
     standard: bool  # nobody chose the limit
     cold: bool
     at_once: int
+    sent: int
     refused: int
 
     def __str__(self) -> str:
         state = "not loaded" if self.cold else "loaded"
         return (
-            f"with max_queue={self.limit} and the model {state}, {self.refused} of {self.at_once} requests "
-            f"at once were refused with {BUSY}"
+            f"with max_queue={self.limit} and the model {state}, {self.refused} of {self.sent} requests, "
+            f"{self.at_once} at once, were refused with {BUSY}"
         )
 
 
@@ -144,11 +145,11 @@ def _traps(case: Case) -> Iterator[_Trap]:
         load = how(run)
         asked = s.settings.get("max_queue")
         limit = DEFAULT_QUEUE if asked is None else asked
-        for level in s.rows:
+        for level, row in s.rows.items():
             # in an open loop nobody knows how many were in line at once
             if load["arrivals"] in {"closed", "burst"} and level > limit + (s.slots or 0):
                 refused = _refused(run, s.arm, level)
-                yield _Trap(limit, asked is None, bool(load.get("cold")), level, refused)
+                yield _Trap(limit, asked is None, bool(load.get("cold")), level, row["planned"], refused)
 
 
 def _bounded(case: Case) -> tuple[list[_Trap], bool]:

@@ -11,9 +11,9 @@ from burst_runs import Burst, burst_run, groups
 
 from labkit import exercises
 from labkit.bundle import Run
-from labkit.exercises.serve import SOLVERS
 from labkit.transcript import Transcript
 from labkit.verdict import Verdict
+from tests.exercises.gallery import assert_recognised
 
 Make = Callable[..., Run]
 Evidence = Run | Transcript
@@ -91,17 +91,7 @@ def test_the_solution_is_right(evidence: dict[str, Evidence], exercise: str, nam
 
 
 def test_every_mistake_is_recognised_and_explained(evidence: dict[str, Evidence]) -> None:
-    seen = set()
-    for exercise, name in EXPECTED:
-        for rule, answer in exercises.mistakes(exercise, evidence[name]).items():
-            verdict = exercises.check(exercise, evidence[name], answer)
-            assert not verdict.ok, (exercise, name, rule)
-            assert verdict.mistake, (exercise, name, rule)
-            seen.add((exercise, verdict.mistake))
-    mine = [exercise for exercise in exercises.load().values() if exercise.id in SOLVERS]
-    assert seen == {(exercise.id, mistake.rule) for exercise in mine for mistake in exercise.wrong}
-    assert len(mine) == len(SOLVERS)
-    assert all(len(exercise.wrong) >= 3 for exercise in mine)
+    assert_recognised(EXPECTED, evidence)
 
 
 def test_reasons_have_the_runs_own_numbers(evidence: dict[str, Evidence]) -> None:

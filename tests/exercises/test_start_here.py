@@ -13,6 +13,7 @@ from synthetic import make_run
 from labkit import exercises
 from labkit.bundle import Run
 from labkit.verdict import Verdict
+from tests.exercises.gallery import assert_recognised
 
 ITL = 0.02
 TTFT = 0.1
@@ -75,16 +76,7 @@ def test_every_solution_is_right(runs: dict[str, Run | list[Run]]) -> None:
 
 
 def test_every_mistake_is_recognised_and_explained(runs: dict[str, Run | list[Run]]) -> None:
-    seen: set[tuple[str, str | None]] = set()
-    for exercise, name in EXPECTED:
-        for rule, answer in exercises.mistakes(exercise, runs[name]).items():
-            verdict = exercises.check(exercise, runs[name], answer)
-            assert not verdict.ok, (exercise, name, rule)
-            assert verdict.mistake, (exercise, name, rule)
-            seen.add((exercise, verdict.mistake))
-    asked = [exercises.load()[name] for name in {name for name, _ in EXPECTED}]
-    assert seen == {(e.id, mistake.rule) for e in asked for mistake in e.wrong}
-    assert all(len(e.wrong) >= 3 for e in asked)
+    assert_recognised(EXPECTED, runs)
 
 
 @pytest.mark.parametrize(

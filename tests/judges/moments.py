@@ -126,14 +126,14 @@ CASES: list[tuple[str, str, str, dict[str, Any]]] = [
         case
         for claim in ("C03", "C37", "C82")
         for case in (
-            (claim, NOT_HELD, "1 whole answers on a CPU", ONE_ANSWER),
+            (claim, NOT_HELD, "1 whole answer on a CPU", ONE_ANSWER),
             (claim, NOT_HERE, "imulated", {**ONE_ANSWER, "kind": "simulated"}),
             (claim, NOT_HERE, "does not tell what else", {**ONE_ANSWER, **ON_GPU}),
             (claim, NOT_HERE, "its device", {**ONE_ANSWER, **NO_DEVICE}),
             (claim, NOT_HERE, "no whole answer", {"rows": NOTHING}),
         )
     ],
-    ("C09", HELD, "1 whole answers on Linux", ONE_ANSWER),
+    ("C09", HELD, "1 whole answer on Linux", ONE_ANSWER),
     ("C09", HELD, "A100", {**ONE_ANSWER, **ON_GPU}),
     ("C09", NOT_HELD, "no whole answer", {"rows": NOTHING}),
     ("C09", NOT_HERE, "imulated", {**ONE_ANSWER, "kind": "simulated"}),
