@@ -66,7 +66,8 @@ def test_there_are_notebooks() -> None:
 @each
 def test_runs_recorded_without_an_engine(notebook: Path, tmp_path: Path) -> None:
     executed = execute(notebook, "recorded", tmp_path)
-    assert depths(executed) == {"recorded"}
+    # what only an imitation can show, such as the blocks inside a scheduler, is simulated and says so
+    assert "recorded" in depths(executed) <= {"recorded", "simulated"}
     assert "recorded: measured on" in texts(executed)
 
 
