@@ -81,6 +81,11 @@ class Run:
         return str(self.meta["kind"])
 
     @property
+    def arrivals(self) -> dict[str, Any]:
+        """How its requests came (:meth:`labkit.designs.Load.as_dict`); a closed loop if it does not say."""
+        return {"arrivals": "closed", **(self.meta["workload"].get("load") or {})}
+
+    @property
     def arms(self) -> list[str]:
         """Names of the arms in the order they were planned."""
         return list(self.meta["arms"])

@@ -94,8 +94,7 @@ class Load:
 
 def plain(run: Run) -> bool:
     """Whether a run's load was a closed loop with nothing in its way."""
-    load = run.meta["workload"].get("load") or {}
-    return load.get("arrivals", "closed") == "closed" and not load.get("stall_s")
+    return run.arrivals["arrivals"] == "closed" and not run.arrivals.get("stall_s")
 
 
 def capacity(run: Run, engine: str) -> float:

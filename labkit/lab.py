@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from html import escape
@@ -22,7 +21,7 @@ from labkit.designs import Load
 from labkit.engines import process
 from labkit.errors import BundleError, UsageError
 from labkit.experiments import OnProgress, Progress
-from labkit.lab_demos import Demos
+from labkit.lab_demos import Demos, say
 from labkit.live.controls import Choice, Slider
 from labkit.live.gap import GapView
 from labkit.live.lanes import LanesView
@@ -105,7 +104,7 @@ class Lab(Demos):
         self.depth = self._depth.name
         self.why = self._depth.why
         self.ollama, self.vllm = (self._depth.engines[name] for name in ("ollama", "vllm"))
-        self.ollama.say = self.vllm.say = _say
+        self.ollama.say = self.vllm.say = say
         display(self, metadata={"labkit": {"depth": self.depth}})  # type: ignore[no-untyped-call]
 
     def __repr__(self) -> str:
@@ -332,8 +331,3 @@ def _widget(control: Control) -> Any:
         ends = {"min": control.options.start, "max": control.options.stop - 1}
         return Slider(control.label, value=control.value, **ends)
     return Choice(control.label, control.options, control.value)
-
-
-def _say(line: str) -> None:
-    """Progress of what a cell starts or stops by hand."""
-    sys.stdout.write(f"{line}\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import polars as pl
 
@@ -79,7 +78,7 @@ def taking_turns(arrivals: Sequence[float], work: Sequence[float], servers: int 
 
 def load_words(run: Run, level: int) -> str:
     """A level in words: "closed loop, 4 users", "burst of 8", "open loop, 50 % of capacity"."""
-    load: dict[str, Any] = run.meta["workload"].get("load") or {"arrivals": "closed"}
+    load = run.arrivals
     if load["arrivals"] == "closed":
         return f"closed loop, {level} user{'' if level == 1 else 's'}"
     return f"burst of {level}" if load["arrivals"] == "burst" else f"open loop, {level} % of capacity"

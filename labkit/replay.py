@@ -145,7 +145,7 @@ class Replay:
         facts = self._recording.meta["arms"][record["arm"]]["facts"]
         arm = Arm(record["arm"], AbsentEngine(record["engine"]), facts.get("model") or "")
         phase = "warm-up" if record["warmup"] else "drift" if record.get("drift") else "measure"
-        load = {"arrivals": (self._recording.meta["workload"].get("load") or {}).get("arrivals", "closed")}
+        load = {"arrivals": self._recording.arrivals["arrivals"]}
         return Step(arm, record["level"], record["repeat"], load, phase)
 
 

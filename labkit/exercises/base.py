@@ -34,3 +34,15 @@ class Solver:
     wrong: Mapping[str, Callable[[Evidence], Answer | None]]
     runs: int = 1
     takes: type[Run] | type[Transcript] = Run
+
+
+def always(answer: Answer) -> Callable[[Any], Answer | None]:
+    """A mistake that leads to the same answer on all evidence."""
+    return lambda _evidence: answer
+
+
+def which(first: str, second: str, is_first: bool, is_second: bool) -> str:
+    """ "both", one of two words, or "neither"."""
+    if is_first and is_second:
+        return "both"
+    return first if is_first else second if is_second else "neither"

@@ -10,7 +10,7 @@ import polars as pl
 
 from labkit.bundle import Run
 from labkit.crossover import Crossover, crossover
-from labkit.exercises.base import Answer, Runs, Solver
+from labkit.exercises.base import Answer, Runs, Solver, which
 from labkit.exercises.runs import changed_questions, refuse_other_file, refuse_unlike, trusted
 from labkit.sides import NOISE, Missing, Side, bits, both, people, ratio, shared, waiting
 
@@ -113,7 +113,7 @@ def _one_level_off(runs: Runs) -> Answer | None:
 
 
 def _engines(o: bool, v: bool) -> str:
-    return {(True, True): "both", (True, False): "ollama", (False, True): "vllm"}.get((o, v), "neither")
+    return which("ollama", "vllm", o, v)
 
 
 def _top(gap: _Gap) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -12,7 +12,7 @@ import polars as pl
 from labkit import metrics
 from labkit.bundle import Run
 from labkit.errors import UsageError
-from labkit.exercises.base import Answer, Runs, Solver, Transcripts
+from labkit.exercises.base import Answer, Runs, Solver, Transcripts, always
 from labkit.exercises.runs import trusted
 from labkit.figures.gauges import gauge_arms
 from labkit.figures.startup import PARTS, startup_data
@@ -46,11 +46,6 @@ def _judge_start(logs: Transcripts, answer: Answer) -> tuple[bool, str]:
     parts = _parts(logs[0])
     told = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in parts.items())
     return answer == _solve_start(logs), f"This start took {sum(parts.values()):.0f} s: {told}."
-
-
-def _always(answer: Answer) -> Callable[[Any], Answer | None]:
-    """A mistake that leads to the same answer on every run."""
-    return lambda _evidence: answer
 
 
 # serve-seats
@@ -98,8 +93,7 @@ def _burst(run: Run, arm: str) -> _Burst:
     Raises:
         Missing: another load than a burst, or an answer was cut off by the time limit.
     """
-    load = run.meta["workload"].get("load") or {}
-    if load.get("arrivals") != "burst":
+    if run.arrivals["arrivals"] != "burst":
         raise Missing("This exercise is about requests that come at one moment; give the run of a burst")
     planned = run.requests.filter((pl.col("arm") == arm) & ~pl.col("warmup"))
     if planned.is_empty():
@@ -284,7 +278,7 @@ SOLVERS = {
     "serve-start": Solver(
         _solve_start,
         _judge_start,
-        {part: _always(part) for part in PARTS},
+        {part: always(part) for part in PARTS},
         takes=Transcript,
     ),
     "serve-seats": Solver(
@@ -294,7 +288,7 @@ SOLVERS = {
             "seats": lambda runs: float(_narrowest(runs).fact("slots")),
             "everybody": lambda runs: float(_narrowest(runs).requests),
             "one_slot": lambda runs: float(_narrowest(runs).requests - 1),
-            "no_limit": _always("none"),
+            "no_limit": always("none"),
         },
     ),
     "serve-kv": Solver(
@@ -310,7 +304,7 @@ SOLVERS = {
     "serve-preempted": Solver(
         _solve_preempted,
         _judge_preempted,
-        {word: _always(word) for word in ("lost", "shorter", "slow")},
+        {word: always(word) for word in ("lost", "shorter", "slow")},
     ),
     "serve-fits": Solver(
         _solve_fits,

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from labkit.bundle import Run
-from labkit.exercises.base import Answer, Evidence, Solver
+from labkit.exercises.base import Answer, Evidence, Solver, always, which
 from labkit.exercises.runs import changed_questions, refuse_other_file, refuse_unlike, trusted
 from labkit.figures.memory import MIB
 from labkit.figures.settings import settings_data
@@ -138,13 +138,11 @@ def _better(first: Row, last: Row, column: str) -> bool:
     return bool(after < before * (1 - NOISE))
 
 
-def _word(ttft: bool, itl: bool) -> str:
-    return {(True, True): "both", (True, False): "ttft", (False, True): "itl"}.get((ttft, itl), "neither")
-
-
 def _solve_gains(runs: Evidence) -> Answer:
     rows = curve(runs[0]).rows
-    return _word(*(_better(rows[0], rows[-1], column) for column in ("ttft_ms_p50", "itl_ms_p50")))
+    return which(
+        "ttft", "itl", *(_better(rows[0], rows[-1], column) for column in ("ttft_ms_p50", "itl_ms_p50"))
+    )
 
 
 def _judge_gains(runs: Evidence, answer: Answer) -> tuple[bool, str]:
@@ -168,7 +166,9 @@ def _total_is_each(runs: Evidence) -> Answer | None:
 
 def _upside_down(runs: Evidence) -> Answer | None:
     rows = curve(runs[0]).rows
-    return _word(*(_better(rows[-1], rows[0], column) for column in ("ttft_ms_p50", "itl_ms_p50")))
+    return which(
+        "ttft", "itl", *(_better(rows[-1], rows[0], column) for column in ("ttft_ms_p50", "itl_ms_p50"))
+    )
 
 
 def _same_work(_runs: Evidence) -> Answer | None:
@@ -238,10 +238,6 @@ def _judge_memory(runs: Evidence, answer: Answer) -> tuple[bool, str]:
         for facts in _two_ways(runs[0])
     ]
     return answer == _solve_memory(runs), f"As read from the engine, {' and '.join(parts)}."
-
-
-def _always(word: str) -> Callable[[Evidence], Answer | None]:
-    return lambda _runs: word
 
 
 # slots-evicted
@@ -373,12 +369,12 @@ SOLVERS = {
     "slots-memory": Solver(
         _solve_memory,
         _judge_memory,
-        {"per_slot": _always("slots"), "per_context": _always("context"), "on_demand": _always("none")},
+        {"per_slot": always("slots"), "per_context": always("context"), "on_demand": always("none")},
     ),
     "slots-evicted": Solver(
         _solve_evicted,
         _judge_evicted,
-        {"longest_unused": _longest_unused, "newcomer": _newcomer, "all_stay": _always("none")},
+        {"longest_unused": _longest_unused, "newcomer": _newcomer, "all_stay": always("none")},
         takes=Transcript,
     ),
     "slots-own": Solver(

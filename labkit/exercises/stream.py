@@ -12,7 +12,7 @@ from statistics import median, quantiles
 import polars as pl
 
 from labkit.bundle import Run
-from labkit.exercises.base import Answer, Runs, Solver
+from labkit.exercises.base import Answer, Runs, Solver, which
 from labkit.exercises.runs import refuse_unlike, trusted
 from labkit.figures.stream import drawn_answers, stream_data
 from labkit.sides import Missing
@@ -157,10 +157,6 @@ def _pairs(runs: Runs) -> list[tuple[_Drawn, _Drawn]]:
     return pairs
 
 
-def _word(ttft: bool, itl: bool) -> str:
-    return {(True, True): "both", (True, False): "ttft", (False, True): "itl"}.get((ttft, itl), "neither")
-
-
 def _grew(value: Callable[[_Drawn], float], pair: tuple[_Drawn, _Drawn]) -> bool:
     one, other = map(value, pair)
     return other > GREW * one
@@ -175,7 +171,7 @@ def _itl(drawn: _Drawn) -> float:
 
 
 def _found(pair: tuple[_Drawn, _Drawn]) -> str:
-    return _word(_grew(_ttft, pair), _grew(_itl, pair))
+    return which("ttft", "itl", _grew(_ttft, pair), _grew(_itl, pair))
 
 
 def _judge_own(runs: Runs, answer: Answer) -> tuple[bool, str]:
@@ -194,7 +190,7 @@ def _as_seen(ttft: Callable[[_Drawn], float], itl: Callable[[_Drawn], float]) ->
 
     def rule(runs: Runs) -> Answer:
         pair = _pairs(runs)[0]
-        return _word(_grew(ttft, pair), _grew(itl, pair))
+        return which("ttft", "itl", _grew(ttft, pair), _grew(itl, pair))
 
     return rule
 

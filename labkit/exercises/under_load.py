@@ -10,7 +10,7 @@ import polars as pl
 
 from labkit import metrics
 from labkit.bundle import Run
-from labkit.exercises.base import Answer, Runs, Solver
+from labkit.exercises.base import Answer, Runs, Solver, always
 from labkit.exercises.runs import refuse_unlike, trusted
 from labkit.queueing import in_order
 from labkit.sides import Missing
@@ -27,7 +27,7 @@ SHOWN = 0.5
 
 def _load(run: Run) -> dict[str, Any]:
     """The run's load, if it may be judged."""
-    return {"arrivals": "closed", **(trusted(run).meta["workload"].get("load") or {})}
+    return trusted(run).arrivals
 
 
 def _answers(run: Run, what: str) -> pl.DataFrame:
@@ -168,11 +168,6 @@ def _judge_refused(runs: Runs, answer: Answer) -> tuple[bool, str]:
     return answer == _solve_refused(runs), said
 
 
-def _word(answer: str) -> Callable[[Runs], Answer | None]:
-    """A mistake that leads to this answer, whatever the run."""
-    return lambda _runs: answer
-
-
 # load-stall
 
 
@@ -299,7 +294,7 @@ SOLVERS = {
     "load-refused": Solver(
         _solve_refused,
         _judge_refused,
-        {"every_line": _word("both"), "no_limit": _word("neither"), "busy": _word("loaded")},
+        {"every_line": always("both"), "no_limit": always("neither"), "busy": always("loaded")},
         runs=2,
     ),
     "load-stall": Solver(

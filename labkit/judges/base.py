@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from labkit.bundle import Run
 from labkit.sides import Missing, Side, Waiting, people, side, sides, waiting
@@ -61,18 +60,13 @@ Reader = Callable[[Transcript], Finding]
 """Judges a claim on a transcript instead of a run."""
 
 
-def how(run: Run) -> dict[str, Any]:
-    """How requests came in a run; a bundle that does not say was measured in a closed loop."""
-    return {"arrivals": "closed", **run.meta["workload"].get("load", {})}
-
-
 def by_users(run: Run) -> None:
     """Refuse a run whose levels are no numbers of users, or in which the engine was disturbed on purpose.
 
     Raises:
         Missing: it is such a run.
     """
-    load = how(run)
+    load = run.arrivals
     if load["arrivals"] in {"poisson", "constant"}:
         raise Missing("Requests came at a rate in this run, and not from a number of users")
     for field, what in (("stall_s", "stood still"), ("cold", "had to load its model")):

@@ -19,7 +19,6 @@ from labkit.judges.base import (
     beside,
     by_users,
     capital,
-    how,
     measured_wait,
     slots_of,
     source,
@@ -142,7 +141,7 @@ class _Trap:
 
 def _traps(case: Case) -> Iterator[_Trap]:
     for run, s in case.arms("ollama"):
-        load = how(run)
+        load = run.arrivals
         asked = s.settings.get("max_queue")
         limit = DEFAULT_QUEUE if asked is None else asked
         for level, row in s.rows.items():
