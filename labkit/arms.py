@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from labkit.engines.base import Engine, EngineFacts, Served
 from labkit.engines.base import Progress as Say
 from labkit.errors import UsageError
 from labkit.verdict import Verdict
+from labkit.workload import Workload
 
 LOG_LINES = 2000
 """Kept of an engine's log."""
@@ -38,16 +39,32 @@ class Arm:
     start: Callable[[Say], Awaitable[object]] | None = None
 
 
+def asked_name(engine: str, settings: Mapping[str, Any]) -> str:
+    """What figures call an arm that is named before its engine has started."""
+    rest = dict(settings)
+    name = "vLLM"
+    if engine == "ollama":
+        slots = rest.pop("num_parallel", 1)
+        name = (
+            "Ollama, its own slots" if slots is None else f"Ollama, {slots} slot{'' if slots == 1 else 's'}"
+        )
+    return ", ".join([name, *(f"{key}={value}" for key, value in rest.items())])
+
+
 @dataclass(frozen=True)
 class Step:
     """One level of load on one arm.
 
     Attributes:
-        level: users of a closed loop, requests of a burst, offered load in per cent of an open loop.
+        level: users of a closed loop, requests of a burst, offered load in per cent of an open loop; or what
+            ``words`` says.
         load: fields of :class:`labkit.load.plan.Plan` that make the load ("arrivals", "users", "rounds" …).
         phase: "warm-up", "measure" or "drift" (the first level again, at the end).
         stall_s: after the first answers the whole engine stands still for so many seconds.
         cold: the model is unloaded first.
+        workload: asked at this step in place of the experiment's, in words that are new in every run.
+        words: what the level is, where it is no number of the above.
+        shares: while it goes on, a proxy moves to each of these shares in turn; it begins at 0.
     """
 
     arm: Arm
@@ -57,10 +74,13 @@ class Step:
     phase: str = "measure"
     stall_s: float | None = None
     cold: bool = False
+    workload: Workload | None = None
+    words: str | None = None
+    shares: tuple[float, ...] = ()
 
     def __str__(self) -> str:
         many = "" if self.level == 1 else "s"
-        what = {
+        what = self.words or {
             "closed": f"{self.level} user{many}",
             "burst": f"{self.level} request{many} at once",
         }.get(self.load.get("arrivals", "closed"), f"{self.level} % of the capacity")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from labkit import paths, recorded
-from labkit.arms import Arm
+from labkit.arms import Arm, asked_name
 from labkit.engines import hardware, install, models
 from labkit.engines.absent import AbsentEngine
 from labkit.engines.base import Progress as Say
@@ -25,6 +25,7 @@ from labkit.engines.ollama import Ollama
 from labkit.engines.simulated import SimulatedOllama, SimulatedVLLM
 from labkit.engines.vllm import VLLM
 from labkit.errors import NotInstalled, UsageError
+from labkit.sim import profile as profiles
 from labkit.sim.server.clock import SCALES
 from labkit.sweeps import Job, Measuring, Order, Replaying, Side
 
@@ -34,8 +35,9 @@ ENGINES = ("ollama", "vllm")
 PACE_TRIES = 3
 """Starts of a simulated server that was slower than it should be, on a machine that is busy now and then."""
 
-PAIRS = {"fair": "smollm2:135m", "4bit": "labkit/smollm2:135m-q4_1"}
-"""Rows of ``data/models.toml``: 16 bit on both sides, or Ollama's side in 4 bit."""
+PAIRS = {"fair": "smollm2:135m", "4bit": "labkit/smollm2:135m-q4_1", "tp": "labkit/smollm2:135m-12h"}
+"""Rows of ``data/models.toml``: 16 bit on both sides, or Ollama's side in 4 bit, or vLLM's with attention
+heads that two ranks can share."""
 
 
 class Depth(ABC):
@@ -77,7 +79,7 @@ class Depth(ABC):
         return sorted(paths.runs().glob(f"{experiment}-[0-9]*"), reverse=True)
 
 
-class _Running(Depth):
+class Running(Depth):
     """A depth with engines that run."""
 
     engines: Mapping[str, ManagedEngine]
@@ -102,14 +104,15 @@ class _Running(Depth):
     async def arms(self, order: Order, say: Say) -> list[Arm]:
         """What to measure; engines with one arm are started, those with more when each is measured."""
 
-    def _later(self, side: Side, served: str, source: str | None, **more: Any) -> Arm:
-        """An arm whose engine is started anew for it, named after what is asked for."""
+    def _later(self, order: Order, side: Side, served: str, source: str | None, **more: Any) -> Arm:
+        """An arm whose engine is started anew for it, named after what tells it from the others."""
         engine = self.engines[side.engine]
 
         async def start(say: Say) -> None:
             await self._started(side.engine, {**side.settings, **more}, say)
 
-        return Arm(_asked_name(side), engine, served, source, side.settings, start)
+        name = asked_name(side.engine, order.apart(side))
+        return Arm(name, engine, served, source, side.settings, start)
 
     async def _started(self, name: str, settings: Mapping[str, Any], say: Say) -> ManagedEngine:
         engine = self.engines[name]
@@ -118,7 +121,7 @@ class _Running(Depth):
         return engine
 
 
-class Live(_Running):
+class Live(Running):
     """The real engines, here or at a URL."""
 
     name = "live"
@@ -168,19 +171,19 @@ class Live(_Running):
             engine = await self._started(name, settings, say) if first else self.engines[name]
             files = await models.ensure(order.model, engine=engine, progress=say)
             if order.shares(name):
-                return self._later(side, files.served_name, files.source), files
+                return self._later(order, side, files.served_name, files.source), files
             return await _ollama_arm(engine, files.served_name, files.source, settings, say), files
         # a server that was named by its URL has its files already, and nobody here can look at them
         own = None if self._urls[name] is not None else await models.ensure(order.model, progress=say)
         source = own.source if own else None
         served = models.find(order.model).vllm.name
         if order.shares(name):
-            return self._later(side, served, source, model=order.model), own
+            return self._later(order, side, served, source, model=order.model), own
         engine = await self._started(name, {**settings, "model": order.model}, say)
         return Arm("vLLM", engine, served, source, settings), own
 
 
-class Simulated(_Running):
+class Simulated(Running):
     """Labkit's own engines: nothing to install, and no model files."""
 
     name = "simulated"
@@ -193,18 +196,33 @@ class Simulated(_Running):
         self._simulated = {"ollama": ollama, "vllm": vllm}
         self._slowed = False
         self.engines = self._simulated
-        self.badge = f"simulated: labkit's own engines answer, from profile {vllm.profile}"
+        self.badge = self._badge(vllm.profile)
         self.found = ["ollama: simulated", "vllm: simulated"]
 
+    def job(self, order: Order, *, steered: bool = False) -> Job:
+        """See :meth:`Depth.job`."""
+        made = super().job(order, steered=steered)
+        made.badge = self._badge(self._profile(order.model))
+        return made
+
+    def _profile(self, model: str) -> str:
+        """Of the vLLM that serves this model: the one that it has, if that is of this model."""
+        served, present = models.find(model).vllm.name, self._simulated["vllm"].profile
+        return present if profiles.load(present).model.name == served else profiles.BY_MODEL[served]
+
+    def _badge(self, profile: str) -> str:
+        return f"simulated: labkit's own engines answer, from profile {profile}"
+
     async def arms(self, order: Order, say: Say) -> list[Arm]:
-        """See :meth:`_Running.arms`. All servers of a run go at one pace, the slowest that one chose."""
+        """See :meth:`Running.arms`. All servers of a run go at one pace, the slowest that one chose."""
+        self._simulated["vllm"].profile = self._profile(order.model)
         await self._agree(order, say)
         arms = []
         for side in order.sides:
             engine = self.engines[side.engine]
             model = order.model if side.engine == "ollama" else models.find(order.model).vllm.name
             if order.shares(side.engine):
-                arms.append(self._later(side, model, None))
+                arms.append(self._later(order, side, model, None))
             elif side.engine == "ollama":
                 arms.append(await _ollama_arm(engine, model, None, side.settings, say))
             else:
@@ -240,7 +258,7 @@ class Simulated(_Running):
             simulated.time_scale = scale
 
     async def _started(self, name: str, settings: Mapping[str, Any], say: Say) -> ManagedEngine:
-        """See :meth:`_Running._started`; once more if it came up slower than the others are."""
+        """See :meth:`Running._started`; once more if it came up slower than the others are."""
         engine = await super()._started(name, settings, say)
         wanted = self._simulated[name].time_scale
         for _ in range(PACE_TRIES):
@@ -322,18 +340,6 @@ def _not_installed(tried: str, names: Sequence[str]) -> NotInstalled:
         "make engines; or name servers that run already in LABKIT_OLLAMA_URL and LABKIT_VLLM_URL; "
         "or MODE = 'simulated'",
     )
-
-
-def _asked_name(side: Side) -> str:
-    """What figures call an arm that is named before it is started."""
-    rest = dict(side.settings)
-    name = "vLLM"
-    if side.engine == "ollama":
-        slots = rest.pop("num_parallel", 1)
-        name = (
-            "Ollama, its own slots" if slots is None else f"Ollama, {slots} slot{'' if slots == 1 else 's'}"
-        )
-    return ", ".join([name, *(f"{key}={value}" for key, value in rest.items())])
 
 
 async def _ollama_arm(

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from labkit import host, verdict, watch
+from labkit import host, migration, verdict, watch
 from labkit.arms import Arm, Arms, Step
 from labkit.budget import Budget
 from labkit.bundle import Recorder, Run
@@ -133,9 +133,15 @@ class Experiment:
             self._process.stop()
 
     def prompts(self, step: Step) -> list[Prompt]:
-        """What is asked at a step: the same of every arm at one level and repeat, else something new."""
+        """What is asked at a step: the same of every arm at one level and repeat, else something new.
+
+        Where a step has a workload of its own, it is about what an engine has read before: then it is new in
+        every run too, since a server may still know what was asked in another.
+        """
         seed = f"{self.seed}/{step.phase}/{step.level}/{step.repeat}"
-        prompts = self.workload.prompts(step.requests or 100 * step.level, seed)
+        if step.workload is not None:
+            seed += f"/{self.folder.name}"
+        prompts = (step.workload or self.workload).prompts(step.requests or 100 * step.level, seed)
         if step.phase == "warm-up":
             return [replace(prompt, output_tokens=PROBE_TOKENS) for prompt in prompts]
         return prompts
@@ -241,7 +247,8 @@ class Experiment:
         return not self._stopping
 
     async def _leave(self, arm: Arm, recorder: Recorder) -> None:
-        self._verdicts.append(await self._arms.leave(arm, recorder, self.workload.output_tokens))
+        longest = max((step.workload or self.workload).output_tokens for step in self.steps)
+        self._verdicts.append(await self._arms.leave(arm, recorder, longest))
 
     async def _step(self, step: Step, recorder: Recorder, there: Progress, on_progress: OnProgress) -> None:
         if step.cold:
@@ -253,12 +260,16 @@ class Experiment:
             LoadProcess(self._plan(step, recorder)) as load,
             watch.gauges(engine, name, recorder) as newest,
             _stalling(step, recorder.clock.scale) as answered,
+            migration.shifting(step, recorder) as moves,
         ):
             self._process = load
             if self._stopping or (self._wish is not None and step.phase != "warm-up"):
                 load.stop()  # stop() or steer() came while the process was starting
             async for frame in load.frames():
                 answered(frame.tally.ok)
+                moves.ended(frame.tally.ok + frame.tally.failed)
+                if moves.failed is not None:
+                    load.stop()
                 on_progress(replace(there, frame=frame, gauges=newest()))
             self._process = None
         if load.tally.planned == 0 and load.broken is None:
@@ -266,6 +277,8 @@ class Experiment:
         if step.stall_s is not None and load.tally.ok < STALL_AFTER:
             reason = f"{step}: the engine did not stand still, since fewer than {STALL_AFTER} answers came"
             self._verdicts.append(Verdict("suspect", [reason]))
+        if moves.failed is not None:
+            self._verdicts.append(Verdict("suspect", [f"{step}: the rest is missing: {moves.failed}"]))
         recorder.level(
             {
                 "arm": name,

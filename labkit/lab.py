@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from html import escape
-from typing import Any, ClassVar, TypedDict, Unpack
+from typing import Any, ClassVar, Unpack
 
 from IPython.display import display
 
@@ -21,40 +21,27 @@ from labkit.designs import Load
 from labkit.engines import process
 from labkit.errors import BundleError, UsageError
 from labkit.experiments import OnProgress, Progress
+from labkit.lab_answers import Answers
 from labkit.lab_demos import Demos, say
+from labkit.lab_migrate import Migration
+from labkit.lab_parallel import Parallel
+from labkit.lab_plan import Plans
+from labkit.lab_prefixes import Prefixes
 from labkit.live.controls import Choice, Slider
 from labkit.live.gap import GapView
 from labkit.live.lanes import LanesView
+from labkit.live.prefix import PrefixView
 from labkit.live.settings import SettingsView
 from labkit.live.view import Chart, RunView
-from labkit.sweeps import Control, Job, Order, Side
+from labkit.sweeps import Asked, Control, Job, Order, Settings, Side
 from labkit.transcript import Transcript
 from labkit.workload import Workload
 
-VIEWS = ("gap", "settings", "lanes")
+VIEWS = ("gap", "settings", "lanes", "prefix")
 MANY_LANES = 16
 
-Settings = Mapping[str, Any]
 
-
-class Asked(TypedDict, total=False):
-    """What every experiment takes.
-
-    Attributes:
-        pair: "fair" or "4bit", see :data:`PAIRS`.
-        workload: default: stories of 64 tokens.
-        ollama, vllm: settings to start the engine with, or several of them, an arm for each: then the engine
-            is started anew for each arm. Default: those that the engine was last started with by hand, as by
-            ``await lab.ollama.restart(num_parallel=4)``, else labkit's.
-    """
-
-    pair: str
-    workload: Workload | None
-    ollama: Settings | Sequence[Settings] | None
-    vllm: Settings | Sequence[Settings] | None
-
-
-class Lab(Demos):
+class Lab(Demos, Answers, Prefixes, Migration, Plans, Parallel):
     """Finds what can answer, says what it found, and runs experiments in the notebook's background.
 
     Engines start when an experiment needs them, stay up between cells and end with the kernel.
@@ -229,15 +216,18 @@ class Lab(Demos):
             name, sides, load, PAIRS[pair], asked.get("workload") or Workload(), self.budget, self.seed
         )
         job = self._depth.job(
-            order, steered=view == "lanes" and load.arrivals == "closed" and len(sides) == 1
+            order, steered=view == "lanes" and load.by_users and load.arrivals == "closed" and len(sides) == 1
         )
+        return self._show(name, job, _chart(view, order, job.control))
+
+    def _show(self, name: str, job: Job, chart: Chart) -> RunView:
         if earlier := Lab._views.get(name):
             earlier.stop()
         shown = RunView(
             partial(_in_turn, job),
             job.halt,
             control=_widget(job.control),
-            chart=_chart(view, order, job.control),
+            chart=chart,
             badge=job.badge,
             steer=job.steer if job.control.steers else None,
         )
@@ -321,6 +311,10 @@ def _chart(view: str, order: Order, control: Control) -> Chart:
         return GapView(load.levels)
     if view == "settings":
         return SettingsView()
+    if view == "prefix":
+        return PrefixView()
+    if not load.by_users:
+        return LanesView(rows=MANY_LANES, panels=len(order.sides))
     most = control.options[-1] if control.steers and isinstance(control.options, range) else load.levels[-1]
     rows = {"burst": most, "closed": 2 * most}.get(load.arrivals, MANY_LANES)
     return LanesView(rows=rows, panels=len(order.sides))

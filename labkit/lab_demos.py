@@ -57,18 +57,21 @@ class Demos:
             NotInstalled, StartFailed: see :func:`labkit.demos.startup.refusal`.
         """
         if self._depth.name == "recorded":
-            return _recorded("refusal", **vllm)
+            return recorded_as_asked("refusal", **vllm)
         return await startup.refusal(self._depth.name, vllm, say)
 
-    async def evictions(self, *, max_loaded_models: int = 3) -> Transcript:
+    async def evictions(self, *, max_loaded_models: int | None = 3) -> Transcript:
         """Load four models one after the other into an Ollama that keeps so many in memory.
+
+        Args:
+            max_loaded_models: None sets no number, which leaves it to Ollama.
 
         Raises:
             UsageError: this number was not recorded.
             ModelError, NotInstalled, StartFailed: see :func:`labkit.demos.evictions.evictions`.
         """
         if self._depth.name == "recorded":
-            return _recorded("evictions", max_loaded_models=max_loaded_models)
+            return recorded_as_asked("evictions", max_loaded_models=max_loaded_models)
         return await evictions.evictions(self._depth.name, say, max_loaded_models=max_loaded_models)
 
     def pull(self) -> PullView:
@@ -115,7 +118,7 @@ class Demos:
             ModelError, NotInstalled, StartFailed: see :func:`labkit.demos.lifecycle.lifecycle`.
         """
         if self._depth.name == "recorded":
-            return _recorded("lifecycle", prompt=prompt, keep_alive=keep_alive)
+            return recorded_as_asked("lifecycle", prompt=prompt, keep_alive=keep_alive)
         return await lifecycle.lifecycle(self._depth.name, say, prompt=prompt, keep_alive=keep_alive)
 
     async def weights_file(self, model: str = PAIRS["fair"]) -> Path:
@@ -144,7 +147,7 @@ def say(line: str) -> None:
     sys.stdout.write(f"{line}\n")
 
 
-def _recorded(name: str, **asked: Any) -> Transcript:
+def recorded_as_asked(name: str, **asked: Any) -> Transcript:
     """The recorded transcript of what is asked for.
 
     Raises:

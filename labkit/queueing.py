@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import polars as pl
 
@@ -79,6 +80,24 @@ def taking_turns(arrivals: Sequence[float], work: Sequence[float], servers: int 
 def load_words(run: Run, level: int) -> str:
     """A level in words: "closed loop, 4 users", "burst of 8", "open loop, 50 % of capacity"."""
     load = run.arrivals
+    if (words := asked_words(load, level)) is not None:
+        return f"one user, {words}"
     if load["arrivals"] == "closed":
         return f"closed loop, {level} user{'' if level == 1 else 's'}"
     return f"burst of {level}" if load["arrivals"] == "burst" else f"open loop, {level} % of capacity"
+
+
+def asked_words(load: Mapping[str, Any], level: int) -> str | None:
+    """What is asked at a level whose number says that: "128 tokens shared", or a workload's name.
+
+    Args:
+        load: as ``run.json`` describes it (:meth:`labkit.designs.Load.as_dict`).
+
+    Returns:
+        None where a level is a number of users or requests.
+    """
+    if load.get("sharing"):
+        return f"{level} tokens shared"
+    if workloads := load.get("workloads"):
+        return str(workloads[level - 1]["name"])
+    return None

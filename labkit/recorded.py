@@ -111,7 +111,8 @@ def _same_arms(meta: Meta, sides: Sides, served: Mapping[str, str]) -> bool:
     """Whether a run's arms are these, each with its engine, its model and all its settings."""
     left = list(sides)
     for arm in meta["arms"].values():
-        if arm["facts"].get("model") != served[arm["engine"]]:
+        # clients of a proxy say vLLM's
+        if arm["facts"].get("model") != served.get(arm["engine"], served["vllm"]):
             return False
         has = whole_settings(arm, arm["settings"])
         same = (s for s in left if s[0] == arm["engine"] and whole_settings(arm, s[1]) == has)
@@ -127,11 +128,14 @@ def _in_a_line(sides: Sides, workload: Mapping[str, Any], levels: Iterable[int])
         " ".join([engine, *(f"{name}={value!r}" for name, value in given.items())]) for engine, given in sides
     ]
     shape = [f"{workload['output_tokens']} tokens out"]
-    shape += [f"{workload[name]} {name}" for name in ("prompt_words", "shared_words") if workload.get(name)]
+    lengths = ("prompt_words", "shared_words", "total_tokens")
+    shape += [f"{workload[name]} {name}" for name in lengths if workload.get(name)]
     shape += ["own prompts"] if workload.get("own_prompts") else []
     load = workload.get("load") or {}
     how = str(load.get("arrivals", "closed"))
-    rest = [f"{name}={value}" for name, value in load.items() if value and name != "arrivals"]
+    several = [str(one["name"]) for one in load.get("workloads") or ()]
+    load = {**load, "arrivals": None, "workloads": " and ".join(several)}
+    rest = [f"{name}={value}" for name, value in load.items() if value]
     return (
         f"{' + '.join(engines)}; {workload['name']} ({', '.join(shape)}); {', '.join([how, *rest])}; "
         f"levels {', '.join(map(str, levels))}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 import polars as pl
@@ -17,6 +18,7 @@ from labkit.errors import ExperimentStopped
 from labkit.experiments import OnProgress, Progress
 from labkit.load.plan import Tally
 from labkit.load.process import Frame
+from labkit.queueing import asked_words
 from labkit.recorded import levels_of
 from labkit.schema import OUTCOMES
 from labkit.verdict import Verdict
@@ -25,6 +27,7 @@ FRAME_S = 0.1
 """Seconds between two samples by the reader's clock, as in a measurement."""
 
 _KEY = ["arm", "level", "repeat", "warmup"]
+_READ = {field.name for field in fields(Gauges)}
 _EVENTS = {"sent": "sent_s", "first": "first_token_s", "end": "end_s"}
 
 Record = dict[str, Any]
@@ -97,7 +100,9 @@ class Replay:
         """What the engine had said last of itself at a moment of a level."""
         then = pl.col("t_s").is_between(record["started_s"], at_s)
         readings = self._recording.gauges.filter(then, arm=record["arm"])
-        newest = {row["name"]: row["value"] for row in readings.sort("t_s").to_dicts()}
+        newest = {
+            row["name"]: row["value"] for row in readings.sort("t_s").to_dicts() if row["name"] in _READ
+        }
         return Gauges(**newest) if newest else None
 
     def _rows(self, records: Sequence[Record]) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -107,14 +112,18 @@ class Replay:
         ids = requests.select(request_id="id")
         return requests, self._recording.tokens.join(ids, on="request_id", how="semi", maintain_order="left")
 
+    def _around(self, record: Record) -> tuple[float, float]:
+        """A level with the pauses before and after it, in which the engine was read once more."""
+        recorded = self._recording.meta["levels"]
+        before = [r["ended_s"] for r in recorded if r["ended_s"] <= record["started_s"]]
+        after = [r["started_s"] for r in recorded if r["started_s"] >= record["ended_s"]]
+        return max(before, default=0.0), min(after, default=float("inf"))
+
     def _part(self, done: int, partial: str | None) -> Run:
         """The first levels of the replay as a run."""
         recording, records = self._recording, self._records[:done]
         requests, tokens = self._rows(records)
-        readings = [
-            (pl.col("arm") == r["arm"]) & pl.col("t_s").is_between(r["started_s"], r["ended_s"])
-            for r in records
-        ]
+        readings = [(pl.col("arm") == r["arm"]) & pl.col("t_s").is_between(*self._around(r)) for r in records]
         judged = self._verdict(stopped=self._stopping and done < len(self._records))
         meta = {
             **recording.meta,
@@ -145,8 +154,9 @@ class Replay:
         facts = self._recording.meta["arms"][record["arm"]]["facts"]
         arm = Arm(record["arm"], AbsentEngine(record["engine"]), facts.get("model") or "")
         phase = "warm-up" if record["warmup"] else "drift" if record.get("drift") else "measure"
-        load = {"arrivals": self._recording.arrivals["arrivals"]}
-        return Step(arm, record["level"], record["repeat"], load, phase)
+        load = self._recording.arrivals
+        words = asked_words(load, record["level"])
+        return Step(arm, record["level"], record["repeat"], load, phase, words=words)
 
 
 def _frame(

@@ -39,9 +39,9 @@ def summarise(requests: pl.DataFrame, tokens: pl.DataFrame, levels: list[dict[st
     Returns:
         arm, level, repeats; planned, ok, failed, cancelled, unfinished (sums over repeats);
         tokens_per_s (median over repeats of all tokens received / window), tokens_per_s_low and _high (range
-        over repeats); ttft_ms_p50/_p95, ttft_intended_ms_p50, itl_ms_p50/_p99 (pooled gaps), tpot_ms_p50,
-        e2e_ms_p50, queue_ms_p50 over the answers that came whole; queue_basis of these (reported | estimated
-        | unknown, or "mixed"); lower_bound (see :data:`LOWER_BOUND_SHARE`).
+        over repeats); ttft_ms_p50/_p95, ttft_intended_ms_p50, itl_ms_p50/_p99 (pooled gaps),
+        tpot_ms_p50/_p95, e2e_ms_p50/_p95, queue_ms_p50 over the answers that came whole; queue_basis of these
+        (reported | estimated | unknown, or "mixed"); lower_bound (see :data:`LOWER_BOUND_SHARE`).
     """
     windows = measured_levels(levels)
     # the warm-up is also a repeat 0 of level 1
@@ -62,7 +62,9 @@ def summarise(requests: pl.DataFrame, tokens: pl.DataFrame, levels: list[dict[st
         _ms(metrics.TTFT, 0.95, "ttft_ms_p95"),
         _ms(metrics.TTFT_INTENDED, 0.5, "ttft_intended_ms_p50"),
         _ms(metrics.TPOT, 0.5, "tpot_ms_p50"),
+        _ms(metrics.TPOT, 0.95, "tpot_ms_p95"),
         _ms(metrics.E2E, 0.5, "e2e_ms_p50"),
+        _ms(metrics.E2E, 0.95, "e2e_ms_p95"),
         _ms(pl.col("queue_s"), 0.5, "queue_ms_p50"),
         pl.when(pl.col("queue_basis").n_unique() == 1)
         .then(pl.col("queue_basis").first())
@@ -245,20 +247,28 @@ def to_html(meta: dict[str, Any], table: pl.DataFrame, partial: str | None) -> s
     return (
         f"<p><b>{escape(meta['kind'])}</b> · {escape(meta['started_at'])} · {escape(meta['host']['cpu'])}, "
         f"{meta['host']['cores']} cores · verdict <b>{escape(verdict['word'])}</b></p>"
-        f"<ul>{reasons}</ul>{broken}<ul>{arms}</ul>{_short(table)._repr_html_()}"
+        f"<ul>{reasons}</ul>{broken}<ul>{arms}</ul>{_short(meta, table)._repr_html_()}"
     )
 
 
-def _short(table: pl.DataFrame) -> pl.DataFrame:
+def _short(meta: dict[str, Any], table: pl.DataFrame) -> pl.DataFrame:
     """The columns to read first, with as many digits as mean something; the rest is in ``Run.summary()``."""
     return table.select(
         "arm",
-        pl.col("level").alias("users"),
+        _level(meta["workload"].get("load") or {}),
         pl.col("tokens_per_s").round(1),
         pl.col("ttft_ms_p50", "ttft_ms_p95", "itl_ms_p50", "itl_ms_p99").round(0),
         pl.format("{}/{}", "ok", "planned").alias("ok/planned"),
         "lower_bound",
     )
+
+
+def _level(load: dict[str, Any]) -> pl.Expr:
+    """The levels under the name of what they count."""
+    if several := load.get("workloads"):
+        names = {at: one["name"] for at, one in enumerate(several, start=1)}
+        return pl.col("level").replace_strict(names, return_dtype=pl.String).alias("workload")
+    return pl.col("level").alias("shared tokens" if load.get("sharing") else "users")
 
 
 def caption(arm: dict[str, Any]) -> str:
@@ -273,5 +283,6 @@ def caption(arm: dict[str, Any]) -> str:
         slots.format(facts["slots"]) if facts.get("slots") else None,
         f"{facts['threads']} threads" if facts.get("threads") else None,
         facts.get("device"),
+        *(f"before {caption({'facts': one})}" for one in (facts.get("behind") or {}).values()),
     ]
     return ", ".join(str(p) for p in parts if p)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 from labkit import designs, paths, recorded
 from labkit.arms import Arm
@@ -17,6 +17,7 @@ from labkit.device import holding
 from labkit.engines.base import Engine
 from labkit.engines.base import Progress as Say
 from labkit.experiments import Experiment, OnProgress, Progress
+from labkit.queueing import asked_words
 from labkit.replay import Replay
 from labkit.workload import Workload
 
@@ -24,6 +25,26 @@ SPEEDS = {"1×": 1.0, "10×": 10.0, "60×": 60.0, "at once": math.inf}
 
 SLIDER_TOP = 16
 """Highest number of users or requests that a slider offers, unless more are planned."""
+
+
+Settings = Mapping[str, Any]
+
+
+class Asked(TypedDict, total=False):
+    """What every experiment takes.
+
+    Attributes:
+        pair: "fair", "4bit" or "tp", see :data:`labkit.depths.PAIRS`.
+        workload: default: stories of 64 tokens.
+        ollama, vllm: settings to start the engine with, or several of them, an arm for each: then the engine
+            is started anew for each arm. Default: those that the engine was last started with by hand, as by
+            ``await lab.ollama.restart(num_parallel=4)``, else labkit's.
+    """
+
+    pair: str
+    workload: Workload | None
+    ollama: Settings | Sequence[Settings] | None
+    vllm: Settings | Sequence[Settings] | None
 
 
 @dataclass(frozen=True)
@@ -58,6 +79,15 @@ class Order:
     def shares(self, engine: str) -> bool:
         """Whether this engine has more than one side."""
         return sum(side.engine == engine for side in self.sides) > 1
+
+    def apart(self, side: Side) -> dict[str, Any]:
+        """The settings that not all sides of its engine have alike, and the slots of an Ollama."""
+        alike = [one.settings for one in self.sides if one.engine == side.engine]
+        return {
+            name: value
+            for name, value in side.settings.items()
+            if name == "num_parallel" or any(name not in one or one[name] != value for one in alike)
+        }
 
     def first(self, engine: str) -> Side:
         """The side that this engine begins with."""
@@ -210,9 +240,9 @@ def _choice(order: Order, *, steered: bool) -> tuple[Control, Callable[[Any], Or
     if order.load.arrivals == "burst" and len(levels) == 1:
         return Control("Requests at once", _range(top), top), at
     label = {"closed": "Users up to", "burst": "Requests up to"}.get(order.load.arrivals, "Load in % up to")
-    return Control(label, {str(level): level for level in levels}, top), lambda up_to: at(
-        *(level for level in levels if level <= up_to)
-    )
+    label = label if order.load.by_users else "Up to"
+    shown = {asked_words(order.load.as_dict(), level) or str(level): level for level in levels}
+    return Control(label, shown, top), lambda up_to: at(*(level for level in levels if level <= up_to))
 
 
 def _range(top: int) -> range:

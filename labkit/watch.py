@@ -25,17 +25,21 @@ LEAST_PERIOD_S = 0.05
 
 @contextlib.asynccontextmanager
 async def gauges(engine: Engine, arm: str, recorder: Recorder) -> AsyncIterator[Callable[[], Gauges | None]]:
-    """Read the engine's gauges again and again while a level goes on; gives what returns the newest."""
+    """Read the engine's gauges again and again while a level goes on, and once more when it is over, for what
+    they count; gives what returns the newest."""
     newest: Gauges | None = None
     period_s = max(GAUGE_PERIOD_S / recorder.clock.scale, LEAST_PERIOD_S)
 
-    async def poll() -> None:
+    async def read() -> None:
         nonlocal newest
+        # a reading that fails is a missing row; whether the engine lives is judged after the level
+        with contextlib.suppress(EngineError, httpx.HTTPError):
+            newest = await engine.gauges()
+            recorder.gauge(engine.name, arm, asdict(newest))
+
+    async def poll() -> None:
         while True:
-            # a reading that fails is a missing row; whether the engine lives is judged after the level
-            with contextlib.suppress(EngineError, httpx.HTTPError):
-                newest = await engine.gauges()
-                recorder.gauge(engine.name, arm, asdict(newest))
+            await read()
             await asyncio.sleep(period_s)
 
     task = asyncio.create_task(poll())
@@ -45,6 +49,7 @@ async def gauges(engine: Engine, arm: str, recorder: Recorder) -> AsyncIterator[
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+    await read()
 
 
 async def foreign_load(

@@ -87,7 +87,7 @@ class VLLMSettings(Settings):
         given = [f"--{key}={value}" for key, value in options.items() if value is not None]
         switches = [
             "--enable-prompt-tokens-details",  # reports cached tokens per request
-            "--enable-prefix-caching" if self.prefix_caching else "--no-enable-prefix-caching",
+            *([] if self.prefix_caching else ["--no-enable-prefix-caching"]),  # vLLM's own default is on
             *(["--enforce-eager"] if self.eager else []),
         ]
         return [str(python), "-m", "vllm.entrypoints.openai.api_server", *given, *switches]

@@ -61,8 +61,11 @@ class BlockPool:
             self._holding[content] = block
 
     def give_back(self, blocks: Sequence[int]) -> None:
-        """One user less for each; the last block of an answer is the first to be forgotten."""
+        """One user less for each; the last block of an answer is forgotten first, one that nobody may share
+        is given out next."""
         for block in reversed(blocks):
             self._users[block] -= 1
             if self._users[block] == 0:
                 self._free[block] = None
+                if self._content[block] is None:
+                    self._free.move_to_end(block, last=False)

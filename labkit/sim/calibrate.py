@@ -19,7 +19,7 @@ import polars as pl
 from labkit import verdict
 from labkit.bundle import Run
 from labkit.errors import CalibrationRefused, MissingExtra
-from labkit.sim.cost import TERMS, Cost
+from labkit.sim.cost import TERMS
 from labkit.sim.profile import METRICS, EngineProfile, Profile
 from labkit.sim.rerun import levels, measured, rerun
 from labkit.sim.steps import Observation, observe
@@ -44,6 +44,9 @@ ROUNDS = 12
 
 RIDGES = (1, 2, 3, 4, 6, 8, 12, 16)
 """Bends of the roofline that are tried on a CPU, in tokens a step."""
+
+FROM_SIMULATED = "fitted to simulated runs"
+"""Basis of a profile that shows what a fit is and says nothing of an engine; no file may have it."""
 
 DRAWS = 4
 BAND = 0.90
@@ -81,14 +84,19 @@ class Calibration:
     residual: dict[str, float]  # median relative error of the step times, by engine
 
 
-def calibrate(sources: Sequence[Source], prior: Profile, *, seed: int = 0) -> Calibration:
+def calibrate(
+    sources: Sequence[Source], prior: Profile, *, seed: int = 0, simulated: bool = False
+) -> Calibration:
     """Fit each engine that the sources measure; the other one keeps the prior.
+
+    Args:
+        simulated: take simulated runs too, for a lesson without engines; the profile's basis says so.
 
     Raises:
         CalibrationRefused: a run is simulated, contaminated or drifting, or shows too few steps; says why.
     """
     for source in sources:
-        check(source)
+        check(source, simulated=simulated)
     engines = dict(prior.engines)
     kept, counts, residual = {}, {}, {}
     for engine in dict.fromkeys(source.engine for source in sources):
@@ -106,18 +114,22 @@ def calibrate(sources: Sequence[Source], prior: Profile, *, seed: int = 0) -> Ca
         counts[engine] = len(seen)
         band = bands(own, seen, prior, engine, seed)
         engines[engine] = replace(fitted, band=band)
-    profile = replace(prior, basis="measured", engines=engines)
+    imitated = any(source.run.kind == "simulated" for source in sources)
+    profile = replace(prior, basis=FROM_SIMULATED if imitated else "measured", engines=engines)
     return Calibration(profile, kept, counts, residual)
 
 
-def check(source: Source) -> None:
+def check(source: Source, *, simulated: bool = False) -> None:
     """Refuse a run that cannot stand for the engine.
+
+    Args:
+        simulated: a simulated run will do.
 
     Raises:
         CalibrationRefused: with the reason in numbers.
     """
     run, tried = source.run, f"calibrate from {source.run.path.name}, {source.arm}"
-    if run.kind == "simulated":
+    if run.kind == "simulated" and not simulated:
         raise CalibrationRefused(tried, "it is simulated itself", "measure on the real engine")
     if run.verdict.word == "contaminated":
         foreign = [reason for reason in run.verdict.reasons if source.arm in reason]
@@ -178,7 +190,7 @@ def _solve(
     scale = np.array([max(DOUBT * part.coefficients[term], FLOORS.get(term, 0.0)) for term in TERMS])
     seconds = np.array([o.seconds for o in seen])
     weights = np.sqrt([_weight(o, seen) for o in seen])
-    matrix = _matrix(prior.cost(engine), seen)
+    matrix = _matrix(prior, engine, seen)
     # columns in the order of what each adds to those before it; the rest cannot be told from them
     relative = matrix * scale * (weights / seconds)[:, None]
     _, triangle, order = qr(relative, mode="economic", pivoting=True)
@@ -210,8 +222,8 @@ def _nnls() -> Any:
     return nnls
 
 
-def _matrix(cost: Cost, seen: Iterable[Observation]) -> Any:
-    ideals = [cost.ideal(o.work) for o in seen]
+def _matrix(prior: Profile, engine: str, seen: Iterable[Observation]) -> Any:
+    ideals = [prior.cost(engine, o.ranks, o.share).ideal(o.work) for o in seen]
     return np.array([[ideal[term] for term in TERMS] for ideal in ideals])
 
 

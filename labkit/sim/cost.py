@@ -58,7 +58,7 @@ class Cost:
             "sequence": work.sequences,
             "request": work.requests,
             "kv": model.kv_bytes * work.kv / memory,
-            "attention": 4 * model.layers * model.hidden * work.pairs / flops,
+            "attention": 4 * model.layers * model.heads * model.head_dim * work.pairs / flops,
             "link": 2 * model.layers * (device.link_latency_us * 1e-6 + sent) if ranks > 1 else 0.0,
         }
 

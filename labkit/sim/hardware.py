@@ -19,7 +19,10 @@ class Device:
 
 @dataclass(frozen=True)
 class Model:
-    """The shape of a model; ``context`` is what it was trained for, in tokens."""
+    """The shape of a model; ``context`` is what it was trained for, in tokens.
+
+    ``width``: numbers that stand for one token between two layers, where heads × head_dim is not that many.
+    """
 
     name: str
     parameters: float
@@ -29,11 +32,12 @@ class Model:
     head_dim: int
     bytes_per_weight: float
     context: int
+    width: int | None = None
 
     @property
     def hidden(self) -> int:
         """Numbers that stand for one token between two layers."""
-        return self.heads * self.head_dim
+        return self.width or self.heads * self.head_dim
 
     @property
     def kv_bytes(self) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ from labkit.sim.ollama import Ollama
 from labkit.sim.vllm import VLLM
 
 DEFAULT = "cpu-2core-smollm2-135m"
-BASES = ("measured", "from datasheets, not measured")
+BY_MODEL = {"smollm2:135m": DEFAULT, "smollm2:135m-12h": f"{DEFAULT}-12h"}
+"""The profile that stands for the reference machine with this model of vLLM."""
+BASES = ("measured", "scaled from a measured profile, not measured", "from datasheets, not measured")
 METRICS = ("tokens_per_s", "itl", "ttft", "queue")
 """What a band is known for: total tokens/s, the medians of ITL and TTFT, and, of Ollama, which reports it, of
 the queue wait."""
@@ -63,10 +65,25 @@ class Profile:
     model: Model
     engines: Mapping[str, EngineProfile]
 
-    def cost(self, engine: str, ranks: int = 1) -> Cost:
-        """The step time of one of its engines, on so many devices."""
-        part = self.engines[engine]
-        return Cost(self.device, self.model, part.coefficients, part.ridge, ranks)
+    def cost(self, engine: str, ranks: int = 1, share: float = 1.0) -> Cost:
+        """The step time of one of its engines, on so many devices.
+
+        On a CPU the ranks share one machine: they read from one memory, however many they are, and compute
+        with the ``share`` of its cores that they have together.
+        """
+        part, device = self.engines[engine], self.device
+        if self.kind == "cpu":
+            rate, peak = device.bandwidth_gb_s / ranks, device.tflops * share / ranks
+            device = replace(device, bandwidth_gb_s=rate, tflops=peak)
+        return Cost(device, self.model, part.coefficients, part.ridge, ranks)
+
+    def cores(self, settings: Mapping[str, Any]) -> int | None:
+        """Cores that vLLM computes on with these settings, all ranks together; None on a GPU."""
+        if self.kind != "cpu" or self.threads is None:
+            return None
+        asked, ranks = settings.get("cpu_threads", "all"), settings["tensor_parallel_size"]
+        words = {"all": self.threads, "default": max(1, self.threads - 1)}
+        return min(words.get(asked, asked), self.threads) // ranks * ranks or 1
 
     def pool_tokens(self, settings: Mapping[str, Any]) -> int:
         """Tokens that vLLM's KV pool holds with these settings, all ranks together."""
@@ -94,11 +111,11 @@ class Profile:
             "band": dict(part.band),
             "slots": slots,
             "context": context,
-            "threads": self.threads,
+            "threads": self.cores(settings) if vllm else self.threads,
             "device": self.kind,
             "cpu": self.device.name,
             "kv_tokens": tokens,
-            "kv_bytes": tokens * self.model.kv_bytes,
+            "kv_bytes": tokens * self.model.kv_bytes // (settings["tensor_parallel_size"] if vllm else 1),
             "block_size": self.block_size(settings) if vllm else None,
             "quantisation": part.quantisation,
             "model": self.model.name,
@@ -143,6 +160,7 @@ def read(path: Path) -> Profile:
             model.number("parameters"),
             **{key: model.get(key, int) for key in ("layers", "heads", "kv_heads", "head_dim", "context")},
             bytes_per_weight=model.number("bytes_per_weight"),
+            width=model.get("width", int) if "width" in model.data else None,
         ),
         engines={engine: _engine(record.record(engine)) for engine in ("vllm", "ollama")},
     )
@@ -231,7 +249,7 @@ def _vllm(profile: Profile, settings: Mapping[str, Any]) -> VLLM:
         ranks if profile.kind == "cpu" else 1
     )
     return VLLM(
-        profile.cost("vllm", ranks),
+        profile.cost("vllm", ranks, (profile.cores(settings) or 1) / (profile.threads or 1)),
         pool,
         seqs=settings["max_num_seqs"],
         budget=budget,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,8 @@ def whole_settings(arm: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str
     Args:
         arm: as ``run.json`` describes it.
     """
+    if arm["engine"] not in ("ollama", "vllm"):
+        return dict(given)  # a proxy's own
     if arm["engine"] == "ollama":
         return OllamaSettings.of(given).as_dict()
     on_cpu = str(arm["facts"].get("device")).startswith("cpu")
@@ -72,13 +74,15 @@ def rerun(
     """
     described = run.meta["arms"][arm]
     engine = build(profile, described["engine"], whole_settings(described, described["settings"]))
-    shared = _shared(run)
+    begin = shared(run)
     now, predicted = 0.0, {}
     for level in levels(run, arm):
         if level.measured and only is not None and level.key[0] not in only:
             continue
         users = 1 if level.record["warmup"] else level.record["level"]
-        done = closed_loop(engine, list(_requests(level, shared)), users, now + PAUSE_S)
+        answered = level.rows.filter(pl.col("outcome") == "ok")
+        asked = requests(answered.select("id", "prompt_tokens", "output_tokens").iter_rows(), begin)
+        done = closed_loop(engine, list(asked), users, now + PAUSE_S)
         now = max(request.ended_s or 0.0 for request in done)
         if level.measured:
             predicted[level.key] = _summary(done, level.record)
@@ -95,20 +99,19 @@ def measured(run: Run, arm: str) -> dict[tuple[int, int], dict[str, Any]]:
     return found
 
 
-def _shared(run: Run) -> int:
+def shared(run: Run) -> int:
     """Tokens with which all questions begin: no two are the same, so what was cached was the beginning."""
     return int(run.requests["cached_tokens"].max() or 0)  # type: ignore[arg-type]
 
 
-def _requests(level: Level, shared: int) -> Iterator[Request]:
-    for row in level.rows.iter_rows(named=True):
-        if row["outcome"] != "ok":
-            continue
-        own = row["id"] * 10_000 + 1_000_000
-        length = row["prompt_tokens"]
+def requests(asked: Iterable[tuple[int, int, int]], shared: int) -> Iterator[Request]:
+    """Questions to a simulated engine from their numbers, prompt tokens and output tokens; all begin alike
+    for ``shared`` tokens."""
+    for number, length, output_tokens in asked:
+        own = number * 10_000 + 1_000_000
         prompt = (*range(min(shared, length)), *range(own, own + max(0, length - shared)))
-        answer = range(own + 5_000, own + 5_000 + row["output_tokens"])
-        yield Request(row["id"], prompt, tuple(answer), model="m")
+        answer = range(own + 5_000, own + 5_000 + output_tokens)
+        yield Request(number, prompt, tuple(answer), model="m")
 
 
 def _summary(done: list[Request], record: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ a step ended and who was in it; the prompts whose first token came then tell wha
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -39,16 +39,27 @@ class Observation:
     work: Work
     seconds: float
     count: int
+    ranks: int = 1
+    share: float = 1.0  # of the machine's cores, all ranks together
 
 
 def observe(run: Run, arm: str) -> list[Observation]:
     """All that the run tells of an arm's steps; warm-up and drift check left out."""
-    found, limit = [], _limit(run.meta["arms"][arm])
+    described = run.meta["arms"][arm]
+    found, limit = [], _limit(described)
+    ranks = int(described.get("settings", {}).get("tensor_parallel_size") or 1)
     for level in levels(run, arm):
         if level.measured:
             tokens = run.tokens.filter(pl.col("request_id").is_in(level.rows["id"].implode())).sort("t_s")
             found += _cell((str(run.path.name), arm, *level.key), level, tokens.rows(), limit)
-    return found
+    return [replace(one, ranks=ranks, share=_share(run, described)) for one in found]
+
+
+def _share(run: Run, arm: dict[str, Any]) -> float:
+    """Of the machine's cores, what vLLM was given on purpose; 1 where nothing was said of it."""
+    if not isinstance(arm.get("settings", {}).get("cpu_threads"), int):
+        return 1.0
+    return float(arm["facts"]["threads"] / run.meta["host"]["cores"])
 
 
 def _limit(arm: dict[str, Any]) -> int:

@@ -61,7 +61,9 @@ class VLLM:
         work = work_of(self.plan, admitted)
         seconds = self.cost.seconds(work)
         self.ends = [now + seconds]
-        if not work.pairs and not admitted and self.ends[0] < until:
+        # a piece of a prompt may be one token long, and looks like an answer's in ``work``
+        all_write = all(request.computed + new == request.known for request, new in self.plan)
+        if all_write and not work.pairs and not admitted and self.ends[0] < until:
             more = self.cost.seconds(work._replace(kv=work.kv + work.sequences)) - seconds
             for step in range(1, self._repeatable()):  # each reads one more token of every answer
                 self.ends.append(self.ends[-1] + seconds + step * more)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from labkit.sim.drive import closed_loop, drive
@@ -54,7 +54,11 @@ def answered(sent: list[Request], count: int) -> None:
         assert r.sent_s <= (r.admitted_s or 0.0) < r.token_s[0]
 
 
+PIECE_OF_ONE_TOKEN = [Ask(at=0.0, prompt=n, answer=3, shared=0) for n in (1, 1, 1, 3)]
+
+
 @ANY_LOAD
+@example(PIECE_OF_ONE_TOKEN, 12, 4, 4)
 @given(ASKS, BLOCKS, st.integers(1, 6), st.integers(4, 40))
 def test_vllm_loses_nobody_and_gives_all_memory_back(
     asks: list[Ask], blocks: int, seqs: int, budget: int
