@@ -36,6 +36,7 @@ BOTH_ENGINES_GIB = 6
 1 GiB of KV cache, Ollama 0.3 (measured); the rest is for JupyterLab, the kernel and the load."""
 
 ENGINES = {"ollama": "Ollama", "vllm": "vLLM"}
+PROXIES = {"nginx": "nginx", "litellm": "LiteLLM"}
 MARKS: dict[Status, str] = {"ok": "✓", "warn": "!", "red": "✗"}
 COLOURS: dict[Status, str] = {"ok": "#008060", "warn": "#b06000", "red": "#d02020"}
 """Readable on JupyterLab's light and on its dark page; mark and word say the same without colour."""
@@ -90,6 +91,7 @@ def _rows() -> list[Row]:
         _gpu(),
         _python(),
         *(_engine(name) for name in ENGINES),
+        *(_proxy(name) for name in PROXIES),
         *_build_needs(),
         *_models(),
         *(_port(port) for port in PORTS),
@@ -160,8 +162,8 @@ def _disk() -> Row:
 
 def _disk_mb(name: str) -> int:
     pins = install.pins(name)
-    build = pins["source"] if name == "ollama" else pins["cuda" if hardware.gpus() else "cpu"]
-    return int(build["disk_mb"])
+    way = {"ollama": "source", "vllm": "cuda" if hardware.gpus() else "cpu"}.get(name)
+    return int((pins[way] if way else pins)["disk_mb"])
 
 
 def _gpu() -> Row:
@@ -195,6 +197,14 @@ def _engine(name: str) -> Row:
     return Row(title, "ok", ", ".join([version, str(program), *(f"running on {r}" for r in running)]))
 
 
+def _proxy(name: str) -> Row:
+    program = install.FINDERS[name]()
+    if program is not None:
+        return Row(PROXIES[name], "ok", str(program))
+    seen = "not installed; one lesson puts it in front of the engines"
+    return Row(PROXIES[name], "warn", seen, f"labkit engines install {name}")
+
+
 def _remote(name: str, title: str, url: str) -> Row:
     asked = url.rstrip("/").removesuffix("/v1") + ("/api/version" if name == "ollama" else "/version")
     try:
@@ -226,7 +236,7 @@ def _build_needs() -> Iterator[Row]:
     if platform.system() != "Linux":
         return
     missing = [name for name, find in install.FINDERS.items() if find() is None]
-    if missing:
+    if {*missing} - {"nginx"}:
         yield _uv()
     if "ollama" in missing:
         yield from map(partial(_package, "if built from source"), (COMPILER, GIT))

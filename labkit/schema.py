@@ -50,8 +50,12 @@ REQUESTS: dict[str, str] = {
     "decode_s": "f64",
     "queue_s": "f64",
     "queue_basis": "str",  # reported | estimated | unknown
+    "served_by": "str",  # the engine behind a proxy that answered, as the proxy says
 }
 """Columns of ``requests``: name to type. Times in seconds since the start of the run, one monotonic clock."""
+
+LATER = ("served_by",)
+"""Columns that bundles written before them lack: read as null."""
 
 OUTCOMES = ("ok", "failed", "cancelled", "unfinished")
 

@@ -60,6 +60,11 @@ def _read_parquet(path: Path, expected: dict[str, type[pl.DataType]]) -> pl.Data
         frame = pl.read_parquet(path)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise BundleError(f"read {path}", str(error), DAMAGED) from None
+    frame = frame.with_columns(
+        pl.lit(None, expected[name]).alias(name)
+        for name in schema.LATER
+        if name in expected and name not in frame.columns
+    )
     for name, kind in expected.items():
         if name not in frame.columns:
             raise SchemaError(f"read {path}", f"column {name} is missing", DAMAGED)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from labkit import __version__
 from labkit.errors import LabkitError, UsageError
 
-COMMANDS = ("doctor", "engines", "models", "bench", "run", "calibrate", "claims")
+COMMANDS = ("doctor", "engines", "models", "bench", "run", "calibrate", "claims", "contract", "proxy", "plan")
 
 
 def parser() -> argparse.ArgumentParser:

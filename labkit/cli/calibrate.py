@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
     prior = profile.load(args.prior or profile.DEFAULT)
     engines = (args.engine,) if args.engine else ENGINES
-    found = calibration.look(calibration.kept(args.runs or paths.runs()), engines)
+    found = calibration.look(calibration.kept(args.runs or paths.runs()), engines, prior)
     for reason in found.refused:
         _say(f"left out: {reason}")
     for source in found.sources:

@@ -10,7 +10,7 @@ import types
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from labkit.errors import EngineError, UsageError
+from labkit.errors import EngineError, InstallFailed, UsageError
 
 if TYPE_CHECKING:
     from labkit.engines.base import EngineFacts
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from labkit.engines.vllm_settings import VLLMSettings
 
 NAMES = ("ollama", "vllm")
+PROXIES = ("nginx", "litellm")
+"""What stands in front of the engines in one lesson; nothing else needs them."""
 SIMULATED = "simulated-"
 """How the server names of simulated engines begin."""
 SIMULATION = ("profile", "time_scale")
@@ -36,12 +38,12 @@ def add(sub: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
 
     install = actions.add_parser("install", help="get the engines; shows the size and asks first")
-    install.add_argument("engine", nargs="?", choices=NAMES, help="default: both")
+    install.add_argument("engine", nargs="?", choices=NAMES + PROXIES, help="default: all of them")
     install.add_argument("--yes", action="store_true", help="agree to the download and the disk it takes")
     install.set_defaults(func=_install)
 
     remove = actions.add_parser("remove", help="delete what install made")
-    remove.add_argument("engine", nargs="?", choices=NAMES, help="default: both")
+    remove.add_argument("engine", nargs="?", choices=NAMES + PROXIES, help="default: both engines")
     remove.set_defaults(func=_remove)
 
     start = actions.add_parser("start", help="start a server that stays until it is stopped")
@@ -74,6 +76,11 @@ def _install(args: argparse.Namespace) -> int:
     ask = _ask if sys.stdin.isatty() else None
     for name in _chosen(args):
         print(install(name, yes=args.yes, progress=_say, ask=ask))
+    for name in () if args.engine else PROXIES:
+        try:
+            print(install(name, yes=args.yes, progress=_say, ask=ask))
+        except InstallFailed as error:  # all but one lesson goes without
+            _say(f"labkit: {error}")
     return 0
 
 

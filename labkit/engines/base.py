@@ -41,6 +41,7 @@ class EngineFacts:
     device: str | None = None  # "cpu", "cuda:0 NVIDIA A100 …"
     owner: str = "foreign"  # kernel | shell | foreign
     simulated: dict[str, Any] | None = None  # profile, basis, time_scale, band; None for a real engine
+    behind: dict[str, Any] | None = None  # of a proxy: the facts of the engines behind it, by name
     sources: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -141,6 +142,16 @@ class Engine(ABC):
             f"hold {self.name} at {self.url} for {seconds:g} s",
             "labkit did not start this server",
             "let labkit start one: leave its address out",
+        )
+
+    async def shift(self, share: float) -> None:
+        """Send so many per cent of the requests to the vLLM behind it from now on; back once that is proved.
+
+        Raises:
+            UsageError: it is no proxy.
+        """
+        raise UsageError(
+            f"send {share:g} % of the requests to vLLM", f"{self.name} is no proxy", "put nginx in front"
         )
 
     @abstractmethod

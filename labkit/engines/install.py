@@ -1,4 +1,4 @@
-"""Get the engines onto this machine, and find those that are there.
+"""Get the engines and the proxies onto this machine, and find those that are there.
 
 ``data/engines.toml`` pins what is installed. An install is built in a folder of its own and renamed when it
 works, so that an interrupted one is never used; one that is there is found in milliseconds.
@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 
 from labkit import paths
-from labkit.engines import install_ollama, install_vllm
+from labkit.engines import install_litellm, install_nginx, install_ollama, install_vllm
 from labkit.engines.base import Progress, quiet
 from labkit.engines.install_steps import Pins, Plan, gigabytes, log_file, only_one, provide
 from labkit.errors import InstallFailed, UsageError
@@ -29,7 +29,12 @@ from labkit.errors import InstallFailed, UsageError
 RECORD = "labkit-install.json"
 """Written last; a folder without it is not an install."""
 
-INSTALLERS: dict[str, ModuleType] = {"ollama": install_ollama, "vllm": install_vllm}
+INSTALLERS: dict[str, ModuleType] = {
+    "ollama": install_ollama,
+    "vllm": install_vllm,
+    "nginx": install_nginx,
+    "litellm": install_litellm,
+}
 
 
 def pins(name: str) -> Pins:
@@ -90,7 +95,27 @@ def _runs(argv: list[str]) -> bool:
         return False
 
 
-FINDERS: dict[str, Callable[[], Path | None]] = {"ollama": find_ollama, "vllm": find_vllm}
+def find_nginx() -> Path | None:
+    """The ``nginx`` program: on PATH, where Debian puts it, or unpacked by labkit; None if there is none."""
+    found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+    if found is not None:
+        return Path(found)
+    folder = installed("nginx")
+    return None if folder is None else install_nginx.executable(folder)
+
+
+def find_litellm() -> Path | None:
+    """The ``litellm`` program of labkit's own install; None if there is none."""
+    folder = installed("litellm")
+    return None if folder is None else install_litellm.executable(folder)
+
+
+FINDERS: dict[str, Callable[[], Path | None]] = {
+    "ollama": find_ollama,
+    "vllm": find_vllm,
+    "nginx": find_nginx,
+    "litellm": find_litellm,
+}
 
 
 def install(
@@ -100,7 +125,7 @@ def install(
     progress: Progress = quiet,
     ask: Callable[[str], bool] | None = None,
 ) -> Path:
-    """Make sure that the engine is on this machine; returns its program (Ollama) or its Python (vLLM).
+    """Make sure that an engine or a proxy is on this machine; returns its program, or vLLM's Python.
 
     Args:
         yes: the download and disk size are agreed to.

@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 from weakref import WeakSet
 
 import httpx
-import psutil
 
 from labkit.engines import install, memory, process
 from labkit.engines.base import Engine, EngineFacts, Progress, quiet
@@ -189,19 +188,7 @@ class ManagedEngine(Engine):
 
     def cpu_s(self) -> float | None:
         """See :meth:`Engine.cpu_s`."""
-        if self._state is None:
-            return None
-        used = 0.0
-        for member in self._state.family():
-            try:
-                times = member.cpu_times()
-            except psutil.NoSuchProcess:
-                continue
-            used += times.user + times.system
-            used += getattr(times, "children_user", 0.0) + getattr(
-                times, "children_system", 0.0
-            )  # ended ones
-        return used
+        return None if self._state is None else self._state.cpu_s()
 
     @abstractmethod
     def _wanted(self, settings: dict[str, Any]) -> Wanted:

@@ -82,6 +82,11 @@ class OllamaStore:
         answer = await self._client.post("/api/copy", json={"source": name, "destination": other})
         answer.raise_for_status()
 
+    async def alias(self, name: str, other: str) -> None:
+        """Give a model a second name, unless a model has that name already."""
+        if await self.stored(other) is None:
+            await self.copy(name, other)
+
     async def create(self, name: str, gguf: Path, *, system: str, licence: str, progress: Progress) -> None:
         """`ollama create` from a GGUF file, with a default system prompt.
 

@@ -32,6 +32,7 @@ __all__ = [
     "Cause",
     "Owner",
     "ServerState",
+    "check_port",
     "died",
     "free_port",
     "inherited",
@@ -94,6 +95,18 @@ class ServerState:
             return []
         return supervisor.family(root, self.pid)
 
+    def cpu_s(self) -> float:
+        """CPU seconds that its family has used so far, ended children included."""
+        used = 0.0
+        for member in self.family():
+            try:
+                times = member.cpu_times()
+            except psutil.NoSuchProcess:
+                continue
+            ended = (getattr(times, f"children_{name}", 0.0) for name in ("user", "system"))
+            used += times.user + times.system + sum(ended)
+        return used
+
     def _supervisor(self) -> psutil.Process | None:
         try:
             process = psutil.Process(self.supervisor_pid)
@@ -140,6 +153,16 @@ def inherited(engine: str, ports: Container[int] | None = None) -> ServerState |
     return None
 
 
+def check_port(engine: str, port: int) -> None:
+    """Raise PortTaken if somebody else has a port, before anything is written for a server on it."""
+    if (taken_by := port_owner(port) or _starting_on(port)) is not None:
+        raise PortTaken(
+            f"start {engine} on port {port}",
+            f"the port is taken by {taken_by}",
+            "stop that process, or start on another port",
+        )
+
+
 async def launch(
     *,
     engine: str,
@@ -168,12 +191,7 @@ async def launch(
         StartFailed: server ended, or not ready within ``deadline_s``; quotes the log. Nothing is
             left running then, nor when the coroutine is cancelled.
     """
-    if (taken_by := port_owner(port) or _starting_on(port)) is not None:
-        raise PortTaken(
-            f"start {engine} on port {port}",
-            f"the port is taken by {taken_by}",
-            "stop that process, or start on another port",
-        )
+    check_port(engine, port)
     url = f"http://127.0.0.1:{port}"
     log = paths.folder("logs") / log_name
     described: dict[str, Any] = {

@@ -116,4 +116,6 @@ class SimulatedVLLM(Simulated, VLLM):
                 f"leave the model out, or name another profile: {', '.join(profiles.names())}",
             )
         wanted = VLLMSettings.of(given).resolved("cpu" if profile.kind == "cpu" else "cuda")
+        if profile.kind == "cpu" and profile.threads is not None:
+            wanted.environment("cpu", range(profile.threads))  # refuses ranks and threads without a core
         return self._simulation(given, wanted, model)

@@ -11,11 +11,12 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from labkit.load.exchange import Exchange
+from labkit.load.exchange import SERVED_BY, SERVED_BY_LITELLM, USER, Exchange
 from labkit.load.plan import Plan
 from labkit.load.wire import body, endpoint
 from labkit.workload import Prompt
 
+_SERVED_BY = (SERVED_BY.lower().encode(), SERVED_BY_LITELLM.lower().encode())
 _AT_ONCE = 100  # connections opened at the same time before the run: below any server's backlog
 
 
@@ -47,8 +48,15 @@ class Target:
             return
         self.addresses = [(family, str(address[0])) for family, _, _, _, address in found]
 
-    def request(self, prompt: Prompt) -> bytes:
-        """The request for a prompt, head and body; made once for each prompt."""
+    def request(self, exchange: Exchange) -> bytes:
+        """The request of an exchange, head and body."""
+        whole = self._request(exchange.prompt)
+        if not self.plan.name_users or exchange.user is None:
+            return whole
+        return whole.replace(b"\r\n", f"\r\n{USER}: {exchange.user}\r\n".encode(), 1)
+
+    def _request(self, prompt: Prompt) -> bytes:
+        """The same for all users; made once for each prompt."""
         known = self._requests.get(id(prompt))
         if known is None:
             content = body(self.plan, prompt)
@@ -82,6 +90,7 @@ class Connection(asyncio.Protocol):
         self._keep_alive = False  # the reply is over and another may follow it
         self._to_the_end = True  # neither a length nor chunks: the body ends with the connection
         self._content_type = ""
+        self._served_by: str | None = None
         self._now = 0.0
         self.ready_s = 0.0
 
@@ -143,6 +152,7 @@ class Connection(asyncio.Protocol):
         self._keep_alive = False  # of a second reply too, which nobody has asked for
         self._to_the_end = True
         self._content_type = ""
+        self._served_by = None
 
     def on_header(self, name: bytes, value: bytes) -> None:
         key = name.lower()
@@ -150,11 +160,13 @@ class Connection(asyncio.Protocol):
             self._content_type = value.decode("latin-1")
         elif key in (b"content-length", b"transfer-encoding"):
             self._to_the_end = False
+        elif key in _SERVED_BY:
+            self._served_by = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         code = self._parser.get_status_code()
         if self._exchange is not None and code >= 200:
-            self._exchange.status(code, self._content_type, self._now)
+            self._exchange.status(code, self._content_type, self._now, self._served_by)
 
     def on_body(self, data: bytes) -> None:
         if self._exchange is not None:
@@ -215,7 +227,7 @@ class Pool:
         while self._idle:
             connection = self._idle.pop()
             if connection.usable:
-                connection.send(exchange, self._target.request(exchange.prompt), reused=True)
+                connection.send(exchange, self._target.request(exchange), reused=True)
                 return
         self._send_on_new(exchange)
 
@@ -238,7 +250,7 @@ class Pool:
             text = error.strerror or str(error)
             exchange.fail(f"connect to {self._target.authority}: {text}", perf_counter())
         else:
-            connection.send(exchange, self._target.request(exchange.prompt), reused=False)
+            connection.send(exchange, self._target.request(exchange), reused=False)
 
     async def _connect(self) -> Connection:
         loop = asyncio.get_running_loop()

@@ -11,6 +11,11 @@ from labkit.load.plan import Plan
 from labkit.load.wire import ANSWERS, Answer, BadAnswer, OllamaAnswer, error_text
 from labkit.workload import Prompt
 
+SERVED_BY, SERVED_BY_LITELLM = "X-Served-By", "X-Litellm-Model-Id"
+"""Headers in which a proxy says which engine answered: nginx as labkit starts it, and LiteLLM."""
+
+USER = "X-User"
+
 
 class Owner(Protocol):
     """Who is told of the progress of an exchange."""
@@ -50,6 +55,7 @@ class Exchange:
         "prompt",
         "retried",
         "sent_s",
+        "served_by",
         "user",
     )
 
@@ -79,6 +85,7 @@ class Exchange:
         self.headers_s: float | None = None
         self.end_s: float | None = None
         self.http_status: int | None = None
+        self.served_by: str | None = None
         self.bytes = 0
         self.outcome = "unfinished"
         self.error: str | None = None
@@ -98,9 +105,10 @@ class Exchange:
         if self.first_byte_s is None:
             self.first_byte_s = now
 
-    def status(self, code: int, content_type: str, now: float) -> None:
+    def status(self, code: int, content_type: str, now: float, served_by: str | None = None) -> None:
         """Status line and headers are in."""
         self.http_status = code
+        self.served_by = served_by
         self.headers_s = now
         streamed = content_type.partition(";")[0].strip().lower() != "application/json"
         if not 200 <= code < 300 or not (streamed or isinstance(self.answer, OllamaAnswer)):
@@ -200,6 +208,7 @@ class Exchange:
             "bytes": self.bytes,
             "outcome": self.outcome,
             "http_status": self.http_status,
+            "served_by": self.served_by,
             "finish_reason": answer.finish_reason,
             "error": self.error,
             "load_s": answer.load_s,

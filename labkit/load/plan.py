@@ -49,6 +49,7 @@ class Plan:
     ignore_eos: bool = False  # vLLM only: answers of exactly the asked length
     api_key: str | None = None
     extra_body: dict[str, Any] = field(default_factory=dict)
+    name_users: bool = False  # each request says in X-User whose it is, for a proxy that goes by that
     # labels copied into every row
     engine: str = ""
     arm: str = ""

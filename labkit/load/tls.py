@@ -13,7 +13,7 @@ from typing import cast
 import aiohttp
 
 from labkit.load.connection import Target
-from labkit.load.exchange import Exchange
+from labkit.load.exchange import SERVED_BY, SERVED_BY_LITELLM, USER, Exchange
 from labkit.load.wire import body
 
 
@@ -66,6 +66,8 @@ class TlsPool:
         headers = {"Content-Type": "application/json", "Accept-Encoding": "identity", "User-Agent": "labkit"}
         if plan.api_key:
             headers["Authorization"] = f"Bearer {plan.api_key}"
+        if plan.name_users and exchange.user is not None:
+            headers[USER] = str(exchange.user)
         url = f"https://{self._target.authority}{self._target.path}"
         try:
             async with self._session.post(
@@ -77,7 +79,8 @@ class TlsPool:
             ) as reply:
                 now = perf_counter()
                 exchange.received(0, now)
-                exchange.status(reply.status, reply.headers.get("Content-Type", ""), now)
+                served_by = reply.headers.get(SERVED_BY) or reply.headers.get(SERVED_BY_LITELLM)
+                exchange.status(reply.status, reply.headers.get("Content-Type", ""), now, served_by)
                 async for data in reply.content.iter_any():
                     now = perf_counter()
                     exchange.received(len(data), now)

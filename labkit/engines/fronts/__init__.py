@@ -1,0 +1,1 @@
+"""Proxies in front of the engines: nginx, its simulated stand-in, and LiteLLM."""
