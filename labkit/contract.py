@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -55,38 +55,68 @@ class Outcome:
         status: "held", "differs", or "error" if no reply came.
         got: each fact that was looked at; the same text as in ``expected`` if it is as expected.
         expected: each fact as the engine has it.
+        unlike: facts that the other engine's replies have and this one does not keep: what is here, and what
+            the other has.
     """
 
     check: Check
     status: Literal["held", "differs", "error"]
     got: Mapping[str, str]
     expected: Mapping[str, str]
+    unlike: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {
+            "id": self.check.id,
+            "title": self.check.title,
+            "request": f"{self.check.method} {self.check.path}",
+            "status": self.status,
+            "got": dict(self.got),
+            "expected": dict(self.expected),
+            "unlike": {fact: {"got": here, "other": there} for fact, (here, there) in self.unlike.items()},
+        }
+
+
+def _untold(_outcome: Outcome) -> None:
+    """Nobody wants to hear of it."""
 
 
 async def run(
-    url: str, engine: str, model: str, *, api_key: str | None = None, ids: Sequence[str] | None = None
+    url: str,
+    engine: str,
+    model: str | None = None,
+    *,
+    api_key: str | None = None,
+    ids: Sequence[str] | None = None,
+    on_outcome: Callable[[Outcome], None] = _untold,
 ) -> list[Outcome]:
     """Ask a server each request of the contract, one after the other, and compare.
 
     Args:
         url: root of the server; a ``/v1`` at its end is left off.
         engine: "ollama" or "vllm", as which it has to answer.
-        model: the name that a client sends.
+        model: the name that a client sends (default: the first that the server lists).
         api_key: bearer token, if the server wants one.
         ids: these checks only (default: all that are about this engine).
+        on_outcome: is told each outcome as soon as it is there.
 
     Raises:
         UsageError: no such engine or check.
         EngineError: nothing answers there (any more), or something else than this engine.
-        ModelError: the server has no such model; lists those that it has.
+        ModelError: the server has no such model, or none at all; lists those that it has.
     """
     checks = _chosen(engine, ids)
     root = url.rstrip("/").removesuffix("/v1")
     try:
         async with _client(root, api_key) as client:
             await _recognise(client, engine)
-            await _find_model(client, model)
-            return [await _outcome(client, check, engine, model) for check in checks]
+            model = await _find_model(client, model)
+            outcomes = []
+            for check in checks:
+                outcomes.append(await _outcome(client, check, engine, model))
+                on_outcome(outcomes[-1])
+            return outcomes
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise EngineError(
             f"ask the server at {root or '(no url)'} for {engine}'s contract",
@@ -141,16 +171,22 @@ async def _recognise(client: httpx.AsyncClient, engine: str) -> None:
     )
 
 
-async def _find_model(client: httpx.AsyncClient, model: str) -> None:
+async def _find_model(client: httpx.AsyncClient, model: str | None) -> str:
+    """The model that was asked for, or the first."""
     answer = await client.get("/v1/models", timeout=PROBE_S)
     names = _at(_json(answer.text), "data.*.id") or []
-    if model not in names:
+    if model is None and names:
+        return str(names[0])
+    if model is None or model not in names:
         seen = f"it has {', '.join(map(str, names)) or 'no models'}"
         if not answer.is_success:
             seen = f"/v1/models answered {answer.status_code}: {answer.text:.200}"
         raise ModelError(
-            f"use {model} on {client.base_url}", seen, "name a model that it has, or give its api_key"
+            f"use {model or 'a model'} on {client.base_url}",
+            seen,
+            "name a model that it has, or give its api_key",
         )
+    return model
 
 
 async def _outcome(client: httpx.AsyncClient, check: Check, engine: str, model: str) -> Outcome:
@@ -170,7 +206,14 @@ async def _outcome(client: httpx.AsyncClient, check: Check, engine: str, model: 
         return Outcome(check, "error", {"status": f"no reply: {error!r}"}, expected)
     reply = _facts(answer)
     got = {fact: one.got(_at(reply, fact)) for fact, one in wanted.items()}
-    return Outcome(check, "held" if got == expected else "differs", got, expected)
+    others = [one for name, facts in check.expected.items() if name != engine for one in facts.items()]
+    beside = {fact: Wanted(one.verb, _filled(one.value, words)) for fact, one in others}
+    unlike = {
+        fact: (here, str(one))
+        for fact, one in beside.items()
+        if (here := one.got(_at(reply, fact))) != str(one)
+    }
+    return Outcome(check, "held" if got == expected else "differs", got, expected, unlike)
 
 
 def _filled(value: Any, words: Mapping[str, str]) -> Any:

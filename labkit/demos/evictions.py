@@ -32,7 +32,7 @@ recently used when the fourth comes, the third the one with the shortest keep-al
 
 
 async def evictions(
-    kind: str, say: Progress, *, steps: Sequence[tuple[str, str]] = STEPS, max_loaded_models: int = 3
+    kind: str, say: Progress, *, steps: Sequence[tuple[str, str]] = STEPS, max_loaded_models: int | None = 3
 ) -> Transcript:
     """Load models one after the other and look after each what is still in memory.
 
@@ -41,7 +41,7 @@ async def evictions(
     Args:
         kind: "live" or "simulated".
         steps: quantisation, one of :data:`QUANTISATIONS`, and keep-alive of each load.
-        max_loaded_models: models that may be in memory at a time.
+        max_loaded_models: models that may be in memory at a time; None: as many as Ollama itself thinks fit.
 
     Raises:
         UsageError: an unknown quantisation.

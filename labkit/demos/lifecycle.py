@@ -195,7 +195,7 @@ class _Life:
         self._api("openai", "/v1/chat/completions", reply.model_dump(exclude_none=True), text)
 
     def _api(self, api: str, path: str, said: Mapping[str, Any], text: str) -> None:
-        fields = list(_dotted(said))
+        fields = list(dotted(said))
         self._note("api", time.monotonic(), api=api, path=path, fields=fields, text=text, reply=dict(said))
 
     async def _gone(self) -> None:
@@ -220,12 +220,12 @@ def _seconds(nanoseconds: int | None) -> float | None:
     return None if nanoseconds is None else round(nanoseconds / 1e9, 4)
 
 
-def _dotted(said: Any, path: str = "") -> Iterator[str]:
+def dotted(said: Any, path: str = "") -> Iterator[str]:
     """Names of all fields of a reply: "usage.prompt_tokens"."""
     if isinstance(said, Mapping):
         for name, value in said.items():
-            yield from _dotted(value, f"{path}.{name}" if path else str(name))
+            yield from dotted(value, f"{path}.{name}" if path else str(name))
     elif isinstance(said, list) and said and isinstance(said[0], Mapping):
-        yield from _dotted(said[0], f"{path}[0]")
+        yield from dotted(said[0], f"{path}[0]")
     else:
         yield path

@@ -81,7 +81,7 @@ def phases(log: str, began: datetime | None = None) -> list[Event]:
     Args:
         began: when the process started, by the local clock (default: at the first line of the log).
     """
-    lines = _stamped(log, began)
+    lines = stamped(log, began)
     now = 0.0
     events: list[Event] = []
     for phase in PHASES:
@@ -92,7 +92,7 @@ def phases(log: str, began: datetime | None = None) -> list[Event]:
         took_s = round(t_s - now, 3)
         events.append(
             {"t_s": now, "what": "phase", "phase": phase.name, "took_s": took_s, "does": phase.does,
-             "says": _short(said)}
+             "says": short(said)}
         )  # fmt: skip
         now = t_s
     for name, pattern in FACTS.items():
@@ -100,7 +100,7 @@ def phases(log: str, began: datetime | None = None) -> list[Event]:
             if value := re.search(pattern, said):
                 number = float(value[1].replace(",", ""))
                 events.append(
-                    {"t_s": t_s, "what": "fact", "name": name, "value": number, "says": _short(said)}
+                    {"t_s": t_s, "what": "fact", "name": name, "value": number, "says": short(said)}
                 )
                 break
     return events
@@ -119,7 +119,7 @@ async def start_log(engine: VLLM) -> Transcript:
             "labkit did not start this server, and does not know where its log is",
             "unset LABKIT_VLLM_URL to let labkit start one, or MODE = 'recorded'",
         )
-    log = _text(server.log)
+    log = log_text(server.log)
     events = phases(log, datetime.fromtimestamp(server.create_time))
     if not events:
         raise EngineError(
@@ -155,7 +155,7 @@ async def refusal(kind: str, settings: Mapping[str, Any], say: Progress) -> Tran
             await engine.start(progress=say, **settings)
         except StartFailed as error:
             took_s = round(time.monotonic() - began, 3)
-            log = _text(written)
+            log = log_text(written)
             words = refused(log)
             if not words:
                 raise
@@ -186,7 +186,7 @@ def refused(log: str) -> list[str]:
     return list(found)
 
 
-def _text(log: str | Path) -> str:
+def log_text(log: str | Path) -> str:
     """A log as far as it was written; empty if there is none."""
     path = Path(log)
     return path.read_text(errors="replace") if path.is_file() else ""
@@ -196,7 +196,7 @@ def _first_line(text: str) -> str:
     return text.partition("\n")[0]
 
 
-def _stamped(log: str, began: datetime | None) -> list[tuple[float, str]]:
+def stamped(log: str, began: datetime | None) -> list[tuple[float, str]]:
     """Seconds since the beginning, and the text, of each line with a time stamp."""
     lines = []
     for line in log.splitlines():
@@ -211,6 +211,6 @@ def _stamped(log: str, began: datetime | None) -> list[tuple[float, str]]:
     return lines
 
 
-def _short(line: str) -> str:
+def short(line: str) -> str:
     said = WHERE.sub("", line, count=1).strip()
     return said if len(said) <= SAID else f"{said[:SAID]} …"
