@@ -15,7 +15,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import pairwise
 from math import comb
 from pathlib import Path
 from statistics import median
@@ -27,6 +26,7 @@ from labkit.bundle import Run
 from labkit.calibration import LONG_IN, LONG_OUT, SHARED, USERS
 from labkit.designs import Load
 from labkit.experiments import Progress
+from labkit.predict import line
 from labkit.sim import profile
 from labkit.sim.calibrate import COLUMNS, Calibration, Source, calibrate, counts
 from labkit.sim.rerun import measured, rerun
@@ -195,7 +195,9 @@ def points(runs: dict[str, Run], fitted: profile.Profile) -> Iterator[Point]:
                     median(told[key][column] for key in repeats),
                     tuple(truth[key][column] for key in repeats),
                     fitted.engines[held.engine].band[metric],
-                    _line(seen, column, users) if held.group == "users" else None,
+                    line({u: _seen(seen, column, u) for u in FIT_USERS}, users)
+                    if held.group == "users"
+                    else None,
                     _seen(seen, column, max(u for u in FIT_USERS if u <= users)),
                 )
 
@@ -206,13 +208,6 @@ def _arm(run: Run, engine: str) -> str:
 
 def _seen(rows: dict[tuple[int, int], dict[str, Any]], column: str, users: int) -> float:
     return median(row[column] or 0.0 for key, row in rows.items() if key[0] == users)
-
-
-def _line(rows: dict[tuple[int, int], dict[str, Any]], column: str, users: int) -> float:
-    """Between the two nearest levels of the fit, or on from its last two."""
-    low, high = next(((a, b) for a, b in pairwise(FIT_USERS) if users <= b), FIT_USERS[-2:])
-    at_low, at_high = _seen(rows, column, low), _seen(rows, column, high)
-    return at_low + (at_high - at_low) * (users - low) / (high - low)
 
 
 def table(found: Sequence[Point]) -> str:
@@ -297,13 +292,13 @@ def aims(found: Sequence[Point]) -> str:
                 continue
             error = median(abs(p.predicted / p.middle - 1) for p in same)
             noise = median(p.noise for p in same)
-            line = [abs(p.interpolated / p.middle - 1) for p in same if p.interpolated is not None]
+            lines_ = [abs(p.interpolated / p.middle - 1) for p in same if p.interpolated is not None]
             bound = max(0.02, 1.5 * noise) if limit is None else limit
             met = error <= bound
             words = f"{group}: {NAMES[metric]}, median error at most {bound:.1%}"
             if limit is None:
-                words += f" and {median(line) + 0.01:.1%} (a point above the line)"
-                met &= error <= median(line) + 0.01
+                words += f" and {median(lines_) + 0.01:.1%} (a point above the line)"
+                met &= error <= median(lines_) + 0.01
             lines.append(f"| {words} | {engine} | {error:.1%} | {'yes' if met else '**no**'} |")
     low, high = binomial(sum(p.inside for p in found), sum(len(p.measured) for p in found))
     met = low <= 0.9 <= high
