@@ -19,7 +19,7 @@ help:
 	@echo "make run      run the tutorial without a browser (BUDGET=smoke|short|normal|long, default short;"
 	@echo "              MODE=live|simulated|recorded, default auto: live if the engines are installed)"
 	@echo "make lab      open the notebooks in JupyterLab"
-	@echo "make engines  install Ollama, vLLM and the model (large; asked for once)"
+	@echo "make engines  install Ollama, vLLM, the model, nginx and LiteLLM (large; asked for once)"
 	@echo "make test     unit tests"
 	@echo "make check    format, lint, types, notebook rules"
 	@echo "make clean    remove what was built here; measurements, engines and models stay"
@@ -65,7 +65,7 @@ engines: $(SETUP)
 	@$(BIN)/labkit models get smollm2:135m --yes
 
 test: $(SETUP)
-	@$(BIN)/pytest -q -m "not engines and not browser"
+	@$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not engines and not browser"
 
 check: $(SETUP)
 	@ci/check

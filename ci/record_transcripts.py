@@ -12,13 +12,18 @@ import sys
 from collections.abc import Awaitable, Callable
 
 import labkit
-from labkit import transcript
+from labkit import depths, transcript
 from labkit.demos import gguf, weights
 from labkit.lab import Lab
 
 MODELS = ("smollm2:135m", "labkit/smollm2:135m-q4_1")
 REFUSED = {"max_model_len": 8192, "kv_cache_gib": 0.06}
 OWN_KEEP_ALIVE = "5s"
+OWN_REQUEST = {
+    "messages": [{"role": "user", "content": "Name three fruits."}],
+    "max_tokens": 12,
+    "temperature": 0,
+}
 
 
 async def pull(lab: Lab) -> None:
@@ -40,8 +45,9 @@ async def heads(lab: Lab) -> None:
 
 
 async def evictions(lab: Lab) -> None:
-    """Notebook 03."""
+    """Notebook 03: with a number, and with Ollama's own."""
     transcript.keep(await lab.evictions())
+    transcript.keep(await lab.evictions(max_loaded_models=None), number=2)
 
 
 async def start_log(lab: Lab) -> None:
@@ -55,8 +61,31 @@ async def refusal(lab: Lab) -> None:
     transcript.keep(await lab.refusal(vllm=REFUSED))
 
 
+async def ranks(lab: Lab) -> None:
+    """Notebook 07: what each of two ranks holds, and a model whose heads they cannot share."""
+    transcript.keep(await lab.ranks())
+    await lab.vllm.stop()
+    transcript.keep(await lab.refusal(vllm={"tensor_parallel_size": 2}), number=2)
+
+
+async def reuse(lab: Lab) -> None:
+    """Notebook 06: of each engine."""
+    for number, engine in enumerate(depths.ENGINES[::-1], start=1):
+        transcript.keep(await lab.reuse(engine), number=number)
+
+
+async def answers(lab: Lab) -> None:
+    """Notebook 08: both engines asked the same, and vLLM's package."""
+    transcript.keep(await lab.clients())
+    transcript.keep(await lab.contract())
+    transcript.keep(await lab.both("/v1/chat/completions", OWN_REQUEST))
+    transcript.keep(await lab.agreement())
+    transcript.keep(await lab.package())
+
+
 RECORDERS: dict[str, Callable[[Lab], Awaitable[None]]] = {
-    one.__name__: one for one in (pull, lifecycle, heads, evictions, start_log, refusal)
+    one.__name__: one
+    for one in (pull, lifecycle, heads, evictions, start_log, refusal, ranks, reuse, answers)
 }
 
 

@@ -69,6 +69,7 @@ class Claim:
     versions: tuple[str, ...]
     notebook: str
     measure: str
+    not_measurable: str | None
     published: tuple[Figure, ...]
 
     @property
@@ -170,8 +171,8 @@ def _described(one: Run | Transcript) -> str:
 
 
 def _judgement(claim: Claim, given: Sequence[Run | Transcript]) -> Judgement:
-    if claim.id not in JUDGES.keys() | READERS.keys():
-        return Judgement(claim.id, claim.statement, NOT_HERE, claim.check)
+    if claim.not_measurable is not None:
+        return Judgement(claim.id, claim.statement, NOT_HERE, f"{claim.not_measurable} {claim.check}")
     missing: list[Missing] = []
     for one in given:
         try:
@@ -203,9 +204,9 @@ def _decided(claim: Claim, run: Run, given: Sequence[Run | Transcript]) -> tuple
 
 
 def _needs(claim: Claim) -> Missing:
-    if claim.id in JUDGES:
-        return Missing("It takes a run to decide this")
-    return Missing(f"It takes the transcript {READERS[claim.id][0]} to decide this")
+    takes = ["a run"] if claim.id in JUDGES else []
+    takes += [f"the transcript {READERS[claim.id][0]}"] if claim.id in READERS else []
+    return Missing(f"It takes {' or '.join(takes)} to decide this")
 
 
 def _known(claim_id: str) -> Claim:
@@ -230,6 +231,7 @@ def _claim(record: Record) -> Claim:
         versions=record.texts("versions"),
         notebook=record.one_of("notebook", NOTEBOOKS),
         measure=record.get("measure", str),
+        not_measurable=record.get("not_measurable", str) if "not_measurable" in record.data else None,
         published=tuple(_figure(figure) for figure in record.records("published")),
     )
 

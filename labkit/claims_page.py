@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable
 
 from labkit.claims import NOTEBOOKS, VERDICTS, Claim, load
-from labkit.judges import JUDGES, READERS
 
 _HEAD = """# The claims
 
@@ -30,8 +29,8 @@ own check found is on this page, with its date and the versions that it was made
 | UNVERIFIED | depends on conditions, and nobody has shown it either way |
 
 Evidence is *source* (read in the engine's code), *history* (its commits), *measured*, *documented* (an
-official page), *secondary* (somebody else's text) or *none*. A claim marked ● is judged on your own runs;
-○ is not, because no run can decide it or because its notebook is still to come.
+official page), *secondary* (somebody else's text) or *none*. A claim marked ● is judged on your own
+runs and on what you saw an engine do. One marked ○ cannot be, and says why.
 """
 
 
@@ -48,12 +47,13 @@ def page() -> str:
 
 
 def _entry(claim: Claim) -> str:
-    judged = "●" if claim.id in JUDGES.keys() | READERS.keys() else "○"
+    judged = "○" if claim.not_measurable else "●"
     lines = [
         f"### {claim.id}: {claim.verdict}\n",
         f"> {claim.statement}\n",
         f"{claim.because}\n",
         f"- {judged} To see it: {claim.measure}",
+        *([f"- No run here decides it. {claim.not_measurable}"] if claim.not_measurable else []),
         f"- Checked {claim.checked} on {', '.join(claim.versions)}; evidence: {', '.join(claim.evidence)}",
         *(f"- {figure}" for figure in claim.published),
     ]

@@ -20,9 +20,9 @@ class Crossover:
         ahead, behind: the arms.
         users: best estimate, interpolated between levels; None without a lasting lead.
         low, high: the interval: the last measured level where ``ahead`` does not surely lead and the first
-            from which it surely does, where "surely" means that the repeats' ranges do not overlap (with one
-            repeat: that the values differ). ``low`` is 0 if it leads from the first level on; ``high`` is
-            infinite if the lead is never sure.
+            from which it surely does, where "surely" means that the repeats' ranges, or a prediction's bands,
+            do not overlap (without either: that the values differ). ``low`` is 0 if it leads from the first
+            level on; ``high`` is infinite if the lead is never sure.
         sentence: the same in words.
     """
 
@@ -60,7 +60,7 @@ def crossover(table: pl.DataFrame, ahead: str, behind: str, metric: str = "token
     if metric == "tokens_per_s":
         sure = [r["low"] > r["high_b"] for r in rows]
     else:
-        sure = [lead > 0 for lead in leads]
+        sure = [r["high"] < r["low_b"] for r in rows]
     start = _lasting([lead > 0 for lead in leads])
     sure_from = _lasting(sure)
     users = None if start is None else _interpolate(levels, leads, start)
@@ -82,7 +82,10 @@ def crossover(table: pl.DataFrame, ahead: str, behind: str, metric: str = "token
 def _side(table: pl.DataFrame, arm: str, metric: str) -> pl.DataFrame:
     rows = table.filter(pl.col("arm") == arm)
     low, high = (f"{metric}_low", f"{metric}_high") if f"{metric}_low" in table.columns else (metric, metric)
-    return rows.select("level", value=pl.col(metric), low=pl.col(low), high=pl.col(high))
+    value = pl.col(metric)
+    return rows.select(
+        "level", value=value, low=pl.coalesce(pl.col(low), value), high=pl.coalesce(pl.col(high), value)
+    )
 
 
 def _lasting(flags: list[bool]) -> int | None:
@@ -127,5 +130,5 @@ def _sentence(
     if high <= levels[0]:
         return f"{leads} from {levels[0]} user{'s' if levels[0] > 1 else ''} on."
     if high == math.inf:
-        return f"{unsure} {near.format(users)}, but the repeats overlap: not sure."
+        return f"{unsure} {near.format(users)}, but the ranges overlap: not sure."
     return f"{passes} {near.format(users)}, between {low:.0f} and {high:.0f}."

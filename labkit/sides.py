@@ -23,6 +23,10 @@ WAITING_SHARE = 0.5
 class Missing(LookupError):
     """The run does not hold what a judgement needs; the text says what, as a sentence without full stop."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a traceback."""
+        return [f"{self}.", "Next: let the cell that measures run to its end, then run this one again."]
+
 
 class NoArm(Missing):
     """The run has no arm of the engine that is asked about."""

@@ -31,7 +31,7 @@ class Transcript:
 
     Attributes:
         name: of the transcript, such as "pull"; a file's name in ``data/transcripts``.
-        kind: live | simulated | recorded, as of a run.
+        kind: live | simulated | recorded, as of a run; computed, where it is arithmetic that nobody measured.
         about: engine, version, model, machine, date, and time_scale where it is simulated: what the events
             were seen on. Fields that are not known are left out.
         events: each with at least ``t_s``, seconds since the beginning (of a simulated engine in its own

@@ -1,8 +1,9 @@
 """Where tests find things, and which of them can run here.
 
-Tests marked ``engines`` need both engines and the fair pair's model in the real ``LABKIT_HOME``; tests marked
-``browser`` need Chromium. Where those are missing the tests are skipped with the reason, or fail with it if
-``LABKIT_REQUIRE`` names the marker. All other tests get a ``LABKIT_HOME`` that starts empty.
+Tests marked ``engines`` need both engines, the proxies and the fair pair's model in the real
+``LABKIT_HOME``; tests marked ``browser`` need Chromium. Where those are missing the tests are skipped with
+the reason, or fail with it if ``LABKIT_REQUIRE`` names the marker. All other tests get a ``LABKIT_HOME`` that
+starts empty.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import pytest
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 REAL_HOME = os.environ.get("LABKIT_HOME")
+LONGEST = "test_notebooks.py"
 SCRATCH = Path(tempfile.mkdtemp(prefix="labkit-tests-"))
 
 
@@ -35,6 +37,8 @@ def missing_engines() -> str | None:
         "Ollama": install.find_ollama(),
         "vLLM": install.find_vllm(),
         "the model's files for vLLM": models.vllm_folder("smollm2:135m"),
+        "nginx": install.find_nginx(),
+        "LiteLLM": install.find_litellm(),
     }
     missing = [name for name, path in found.items() if path is None]
     return f"not installed: {', '.join(missing)} (make engines)" if missing else None
@@ -56,6 +60,11 @@ def pytest_configure() -> None:
 def pytest_unconfigure() -> None:
     """Remove that folder."""
     shutil.rmtree(SCRATCH)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The file that takes longest comes first: one of two workers is then busy with it from the beginning."""
+    items.sort(key=lambda item: item.path.name != LONGEST)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -57,7 +57,7 @@ class SmallEngine(Engine):
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         asked = await request.json()
         n, prompt = asked["max_tokens"], 10 + self.extra_prompt_tokens
-        usage = {"prompt_tokens": prompt, "completion_tokens": n}
+        usage = {"prompt_tokens": prompt, "completion_tokens": n, "total_tokens": prompt + n}
         if not asked.get("stream"):
             return web.json_response({"choices": [{"message": {"content": "a"}}], "usage": usage})
         reply = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -67,9 +67,9 @@ class SmallEngine(Engine):
             self.most_busy = max(self.most_busy, self.busy)
             for _ in range(n):
                 await asyncio.sleep(PACE_S)
-                await self._event(reply, {"choices": [{"delta": {"content": "a "}}]})
+                await self._event(reply, {"choices": [{"index": 0, "delta": {"content": "a "}}]})
             self.busy -= 1
-        await self._event(reply, {"choices": [{"delta": {}, "finish_reason": "length"}]})
+        await self._event(reply, {"choices": [{"index": 0, "delta": {}, "finish_reason": "length"}]})
         await self._event(reply, {"choices": [], "usage": usage})
         await reply.write(b"data: [DONE]\n\n")
         served = self._served

@@ -14,8 +14,6 @@ from labkit import cli
 from labkit.cli.engines import _settings_parser
 from labkit.engines import process
 
-PORT = 8147
-
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,7 +22,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def server() -> Iterator[process.ServerState]:
-    port = process.free_port(PORT)
+    port = process.free_port(0)
 
     async def listens() -> bool:
         return process.port_owner(port) is not None

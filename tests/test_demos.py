@@ -13,8 +13,9 @@ import pytest
 
 from labkit import depths, paths, transcript
 from labkit import lab_demos as demos
-from labkit.demos import apart, gguf, lifecycle, pull
+from labkit.demos import apart, evictions, gguf, lifecycle, pull, startup
 from labkit.engines import process
+from labkit.engines.base import quiet
 from labkit.engines.model_files import models_home
 from labkit.errors import ModelError, UsageError
 from labkit.lab_demos import Demos
@@ -34,7 +35,8 @@ async def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     """An empty home, also where the environment names servers; nothing runs or is left at the end."""
     monkeypatch.setenv("LABKIT_HOME", str(tmp_path))
     monkeypatch.setenv("LABKIT_OLLAMA_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(apart, "PORTS", {"live": 0, "simulated": 0})
+    for module in (apart, startup):  # two workers would choose the same port at the same moment
+        monkeypatch.setattr(module, "PORTS", {"live": 0, "simulated": 0})
     yield
     left = process.states()
     for state in left:
@@ -153,6 +155,13 @@ async def test_the_model_with_the_shortest_keep_alive_is_evicted() -> None:
     assert [load["was_loaded"] for load in loads] == [False] * 4 + [True, False]
     assert all(len(load["loaded"]) <= told.one("limit")["max_loaded_models"] for load in loads)
     assert max(load["took_s"] for load in loads if load["was_loaded"]) < 0.3
+
+
+async def test_no_number_is_told_as_none_and_more_than_one_model_stays() -> None:
+    told = await evictions.evictions("simulated", quiet, steps=evictions.STEPS[:2], max_loaded_models=None)
+    assert told.one("limit")["max_loaded_models"] is None
+    assert told.about["asked"] == {"max_loaded_models": None}
+    assert len(told.of("load")[-1]["loaded"]) == 2
 
 
 async def test_a_simulated_refusal_has_the_engines_words() -> None:

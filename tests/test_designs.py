@@ -94,6 +94,42 @@ def test_a_step_says_what_its_level_counts() -> None:
     assert said == ["a: 1 user", "a: 8 requests at once", "a: 120 % of the capacity"]
 
 
+def test_a_level_may_say_what_is_asked_instead_of_how_many_ask() -> None:
+    two = (Workload("a", system_words=20), Workload("b"))
+    loads = [Load((64, 128), sharing=True), Load((1, 2), workloads=two)]
+    arm = Arm("a", SimulatedVLLM(), MODEL)
+    base = Workload("p", total_tokens=200)
+    for load, said in zip(loads, (["64 tokens shared", "128 tokens shared"], ["a", "b"]), strict=True):
+        steps = design("t", [arm], load, workload=base, budget=BUDGET, seed=1, folder=Path("r")).steps
+        assert [str(step) for step in steps] == ["a: warm-up", *(f"a: {words}" for words in said)]
+        assert {step.load["users"] for step in steps} == {1}
+        assert all(step.workload is not None for step in steps)
+    with pytest.raises(UsageError, match="there are 2 workloads"):
+        Load((3,), workloads=two)
+
+
+def test_texts_that_a_cache_must_not_know_are_new_in_every_run() -> None:
+    def asked(load: Load, folder: str) -> list[Any]:
+        made = plan([Arm("a", SimulatedVLLM(), MODEL)], load, Path(folder))
+        return [made.prompts(step) for step in made.steps]
+
+    workloads = Load((1,), workloads=(Workload("a", system_words=20),))
+    assert asked(workloads, "first") != asked(workloads, "second")
+    assert asked(workloads, "first") == asked(workloads, "first")
+    assert asked(Load((1,)), "first") == asked(Load((1,)), "second")
+
+
+def test_loads_differ_by_what_they_ask() -> None:
+    two = (Workload("a", system_words=20), Workload("b"))
+    loads = [Load((1,)), Load((64,), sharing=True), Load((1,), workloads=two), Load((1,), workloads=two[1:])]
+    told = [load.as_dict() for load in loads]
+    assert [[load.same_as(one) for one in told] for load in loads] == [
+        [at == row for at in range(4)] for row in range(4)
+    ]
+    before = {name: value for name, value in told[0].items() if name not in ("sharing", "workloads")}
+    assert [load.same_as(before) for load in loads] == [True, False, False, False]
+
+
 async def test_a_loaded_model_queues_without_bound_and_an_unloaded_one_refuses(
     ollama: SimulatedOllama, tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from labkit import paths, records
 from labkit.bundle import Run
 from labkit.errors import LabkitError, UsageError
-from labkit.exercises import gap, pull, serve, slots, stream, under_load
+from labkit.exercises import decide, gap, migrate, parallel, prefix, pull, serve, slots, stream, under_load
 from labkit.exercises.base import Answer, Evidence, Solver
 from labkit.records import Record
 from labkit.sides import Missing
@@ -31,7 +31,11 @@ SOLVERS: dict[str, Solver] = {
     **gap.SOLVERS,
     **under_load.SOLVERS,
     **slots.SOLVERS,
+    **migrate.SOLVERS,
     **serve.SOLVERS,
+    **decide.SOLVERS,
+    **prefix.SOLVERS,
+    **parallel.SOLVERS,
 }
 
 

@@ -6,6 +6,7 @@ without JavaScript, and the caption with the conditions. The live views draw wit
 
 from labkit.figures.base import Figure
 from labkit.figures.blocks import blocks
+from labkit.figures.decide import forecast, promise
 from labkit.figures.gap import gap
 from labkit.figures.gauges import gauges
 from labkit.figures.goodput import goodput
@@ -13,6 +14,10 @@ from labkit.figures.lanes import lanes
 from labkit.figures.life import life
 from labkit.figures.loops import answer_times, backlog
 from labkit.figures.memory import kv_memory
+from labkit.figures.migrate import gateway, shift
+from labkit.figures.parallel import all_reduce, larger, ranks, splits
+from labkit.figures.prefix import prefix
+from labkit.figures.reuse import reuse, workloads
 from labkit.figures.settings import settings
 from labkit.figures.staircase import staircase
 from labkit.figures.startup import startup
@@ -20,17 +25,28 @@ from labkit.figures.stream import stream
 
 __all__ = [
     "Figure",
+    "all_reduce",
     "answer_times",
     "backlog",
     "blocks",
+    "forecast",
     "gap",
+    "gateway",
     "gauges",
     "goodput",
     "kv_memory",
     "lanes",
+    "larger",
     "life",
+    "prefix",
+    "promise",
+    "ranks",
+    "reuse",
     "settings",
+    "shift",
+    "splits",
     "staircase",
     "startup",
     "stream",
+    "workloads",
 ]

@@ -5,7 +5,19 @@ where they are used, with why. What a run lacks is raised as :class:`labkit.side
 measurable here".
 """
 
-from labkit.judges import first_look, gap, pull, serve, slots, under_load
+from labkit.judges import (
+    decide,
+    first_look,
+    gap,
+    migrate,
+    package,
+    parallel,
+    prefix,
+    pull,
+    serve,
+    slots,
+    under_load,
+)
 from labkit.judges.base import HELD, NOT_HELD, NOT_HERE, Case, Judge, Reader
 
 __all__ = ["HELD", "JUDGES", "NOT_HELD", "NOT_HERE", "READERS", "Case"]
@@ -16,9 +28,21 @@ JUDGES: dict[str, Judge] = {
     **slots.JUDGES,
     **serve.JUDGES,
     **gap.JUDGES,
+    **migrate.JUDGES,
+    **decide.JUDGES,
+    **prefix.JUDGES,
+    **parallel.JUDGES,
 }
 """Claims that a run can decide."""
 
-READERS: dict[str, tuple[str, Reader]] = {**pull.READERS, **slots.READERS}
-"""Claims that a transcript can decide: its name, and the function. The other claims of ``data/claims.toml``
-have other evidence."""
+READERS: dict[str, tuple[str, Reader]] = {
+    **pull.READERS,
+    **slots.READERS,
+    **migrate.READERS,
+    **serve.READERS,
+    **package.READERS,
+    **prefix.READERS,
+    **decide.READERS,
+}
+"""Claims that a transcript can decide: its name, and the function. A claim that neither can decide
+says why in ``data/claims.toml``."""

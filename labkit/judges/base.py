@@ -69,6 +69,8 @@ def by_users(run: Run) -> None:
     load = run.arrivals
     if load["arrivals"] in {"poisson", "constant"}:
         raise Missing("Requests came at a rate in this run, and not from a number of users")
+    if load.get("sharing") or load.get("workloads"):
+        raise Missing("One user asked in this run, and its levels are what was asked")
     for field, what in (("stall_s", "stood still"), ("cold", "had to load its model")):
         if load.get(field):
             raise Missing(f"The engine {what} on purpose in this run")

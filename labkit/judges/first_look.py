@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from labkit.judges.base import HELD, NOT_HELD, Case, Finding, Judge
+from labkit.judges.base import HELD, NOT_HELD, Case, Finding, Judge, source
 from labkit.sides import Missing, Side, sides
 
 
@@ -42,7 +42,17 @@ def _runs_here(case: Case) -> Finding:
     return HELD, f"{told}. The other systems were not tried here."
 
 
+def _finds_the_gpu(case: Case) -> Finding:
+    """C02: labkit gives Ollama no setting of a GPU, so one that it computes on is one that it found."""
+    s, answers, device = _answered(case, "ollama")
+    if device == "cpu":
+        raise Missing(f"{s.name} ran on the CPU here, and on which GPU it could have run is not known")
+    told = f"Ollama {s.facts.get('version')}, told nothing of a GPU, chose {device}{source(s, 'device')}"
+    return HELD if answers else NOT_HELD, f"{told} and gave {_whole(answers)}."
+
+
 JUDGES: dict[str, Judge] = {
+    "C02": _finds_the_gpu,
     "C03": _needs_nvidia,
     "C09": _runs_here,
     "C37": _needs_nvidia,

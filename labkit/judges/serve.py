@@ -1,8 +1,9 @@
-"""Claims of notebook 04: how vLLM takes requests on, and what its pool of KV blocks does."""
+"""Claims of notebook 04: how vLLM takes requests on, what its pool of KV blocks does, what it serves."""
 
 from __future__ import annotations
 
 import itertools
+import re
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,16 +12,23 @@ import polars as pl
 
 from labkit import metrics
 from labkit.bundle import Run
-from labkit.judges.base import HELD, NOT_HELD, Case, Finding, Judge, beside, capital, source
+from labkit.judges.base import HELD, NOT_HELD, Case, Finding, Judge, Reader, beside, capital, source
 from labkit.judges.joining import joining
 from labkit.judges.under_load import batches
 from labkit.sides import Missing, Side, readings, sides
+from labkit.transcript import Transcript
 
 SMALL_PAGE = 16
 """Tokens of a block in C26."""
 
 RESERVED_WASTE = 0.6
 """Share that C28 says a reservation for the longest answer wastes at least."""
+
+PORT = 8000
+"""Of C51."""
+
+REGISTRY = "registry"
+"""How a source begins that brings files as they were published (data/models.toml)."""
 
 STEADY = 3
 """Times that an answer needs a new block which have to be seen before a judgement of C27."""
@@ -198,13 +206,55 @@ def _flags(case: Case) -> Finding:
     raise Missing("No arm of vLLM was started with a max_model_len of its own")
 
 
+# The files and the address: C15, C51, C84
+
+
+def _as_published(case: Case) -> Finding:
+    """C15: does vLLM answer from the files of the repository, with nothing done to them?"""
+    s = sides(case.run, "vllm")[0]
+    origin = s.facts.get("model_source")
+    if case.run.kind == "simulated" or origin is None:
+        raise Missing(f"{s.name} does not tell where its files came from")
+    if not origin.startswith(REGISTRY):
+        raise Missing(f"{s.name} served files that labkit made, from the {origin}, and not published ones")
+    whole = sum(row["ok"] for row in s.rows.values())
+    word = HELD if whole else NOT_HELD
+    return word, f"{s.name} gave {whole} whole answers from the files of the {origin}."
+
+
+def _other_files(case: Case) -> Finding:
+    """C84: do the two serve files with one digest?"""
+    both = [sides(case.run, engine)[0] for engine in ("ollama", "vllm")]
+    digests = [s.facts.get("model_digest") for s in both]
+    if case.run.kind == "simulated" or not all(digests):
+        raise Missing("Not both engines tell the digest of the file that they serve")
+    told = ", ".join(f"{s.name} {digest[:12]}" for s, digest in zip(both, digests, strict=True) if digest)
+    return HELD if digests[0] != digests[1] else NOT_HELD, f"SHA-256 of the weights file: {told}."
+
+
+def _port_8000(transcript: Transcript) -> Finding:
+    """C51: where does vLLM listen if no port is named? Its log names every option that was."""
+    phases = {event["phase"]: event["says"] for event in transcript.of("phase")}
+    options, listens = phases.get("imports", ""), phases.get("HTTP server", "")
+    port = re.search(r":(\d+)$", listens)
+    if port is None or "'host'" not in options:
+        raise Missing("Its log tells neither the options nor the address")
+    if "'port'" in options:
+        raise Missing(f"It was started with a port of its own, {port[1]}")
+    word = HELD if port[1] == str(PORT) else NOT_HELD
+    return word, f"Among the options that its log lists is no port, and it says: {listens}."
+
+
 JUDGES: dict[str, Judge] = {
     "C07": _no_limit,
     "C08": _fills_the_pool,
+    "C15": _as_published,
     "C26": _pages_of_16,
     "C27": _on_demand,
     "C28": _little_waste,
     "C29": _joins_between_steps,
     "C30": _others_wait,
     "C49": _flags,
+    "C84": _other_files,
 }
+READERS: dict[str, tuple[str, Reader]] = {"C51": ("start_log_vllm", _port_8000)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 
 from labkit.judges.base import HELD, NOT_HELD, Case, Finding, Judge, Reader, capital, slots_of, source
 from labkit.judges.under_load import by_default
@@ -92,6 +92,29 @@ def _only_the_product(case: Case) -> Finding:
     return HELD if same else NOT_HELD, f"{told}. No two arms have the same product."
 
 
+def _takes_memory(case: Case) -> Finding:
+    """C86: does each step up in slots, with the same context, take more memory?"""
+    found = sorted(set(_caches(case)), key=lambda pair: (pair[0], pair[1].context, pair[1].slots))
+    steps = [
+        (a, b)
+        for (model, a), (other, b) in pairwise(found)
+        if (model, a.context) == (other, b.context) and a.slots < b.slots
+    ]
+    if not steps:
+        raise Missing("No two arms of Ollama tell the KV memory of one model and context")
+    grows = all(b.kv_bytes > a.kv_bytes * (1 + SAME_SIZE) for a, b in steps)
+    told = "; ".join(dict.fromkeys(str(cache) for step in steps for cache in step))
+    return HELD if grows else NOT_HELD, f"KV memory, reserved at the load: {told}. Nothing ran out of it."
+
+
+def _from_the_environment(case: Case) -> Finding:
+    """C68: does a server that was started with the variable have what it says?"""
+    if any(s.facts.get("owner", "foreign") == "foreign" for s in sides(case.run, "ollama")):
+        raise Missing("labkit did not start this Ollama, and does not know its environment")
+    word, told = _obeys(case)
+    return word, f"OLLAMA_NUM_PARALLEL before `ollama serve`. {told} The other two were not read back."
+
+
 # Models in memory: C22, C23, C65, on the transcript of :mod:`labkit.demos.evictions`
 
 
@@ -145,7 +168,13 @@ def _at_most(transcript: Transcript) -> Finding:
     return HELD if most <= limit else NOT_HELD, f"{capital(_together(loads))}; {limit} were allowed."
 
 
-JUDGES: dict[str, Judge] = {"C05": _obeys, "C64": _four_or_one, "C67": _only_the_product}
+JUDGES: dict[str, Judge] = {
+    "C05": _obeys,
+    "C64": _four_or_one,
+    "C67": _only_the_product,
+    "C68": _from_the_environment,
+    "C86": _takes_memory,
+}
 READERS: dict[str, tuple[str, Reader]] = {
     "C22": ("evictions", _one_at_a_time),
     "C23": ("evictions", _swapped),

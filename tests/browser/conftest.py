@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
@@ -9,9 +10,11 @@ from contextlib import ExitStack
 import pytest
 from playwright.async_api import Route, async_playwright
 
+from labkit.engines import process
 from tests.browser.jupyter import Jupyter, Lesson, is_loopback, jupyter
 from tests.conftest import browser
 
+SERVERS_GONE_S = 30
 FLAGS = [
     "--no-sandbox",  # for root in a container; the only pages are our own
     "--disable-gpu",
@@ -48,8 +51,9 @@ def server(servers: Callable[[], Jupyter]) -> Jupyter:
 async def lesson(server: Jupyter) -> AsyncIterator[Lesson]:
     """A page that may talk to this machine only; leaving it, or an error in a script, fails the test.
 
-    Its kernel ends with the test, and with that what it started.
+    Its kernel ends with the test, and so must the engines that it started.
     """
+    before = {state.pid for state in process.states()}
     left: list[str] = []
     broken: list[str] = []
 
@@ -70,5 +74,8 @@ async def lesson(server: Jupyter) -> AsyncIterator[Lesson]:
         yield Lesson(page, server)
         await chromium.close()
     server.end_kernels()
+    async with asyncio.timeout(SERVERS_GONE_S):
+        while {state.pid for state in process.states()} - before:  # noqa: ASYNC110  other processes end
+            await asyncio.sleep(0.1)
     assert left == []
     assert broken == []

@@ -121,7 +121,45 @@ def started(asked_for: dict[str, int], context: int | None) -> dict[str, Any]:
     }
 
 
+def from_files(source: str | None, rows: Rows | None = None) -> dict[str, Any]:
+    """vLLM, with files that came from there."""
+    return {"rows": rows or {"vLLM": served([0.0])}, "facts": {"vLLM": vllm(model_source=source)}}
+
+
+def two_files(first: str | None, second: str | None) -> dict[str, Any]:
+    """Both engines, by the digest of what they serve."""
+    read = {"Ollama": ollama(model_digest=first), "vLLM": vllm(model_digest=second)}
+    return {"rows": {"Ollama": served([0.0]), "vLLM": served([0.0])}, "facts": read}
+
+
+def told_apart(number: int, slots: int, owner: str = "kernel") -> dict[str, Any]:
+    """Ollama with a number of slots asked for, and who started it."""
+    return {**asked(number, slots), "facts": {FOUR: ollama(slots, owner=owner)}}
+
+
 CASES: list[tuple[str, str, str, dict[str, Any]]] = [
+    ("C02", HELD, "chose cuda:0 NVIDIA A100 and gave 1 whole answer.", {**ONE_ANSWER, **ON_GPU}),
+    ("C02", NOT_HELD, "gave 0 whole answers", {"rows": NOTHING, **ON_GPU}),
+    ("C02", NOT_HERE, "ran on the CPU here", ONE_ANSWER),
+    ("C15", HELD, "1 whole answers from the files of the registry a/b@c", from_files("registry a/b@c")),
+    ("C15", NOT_HELD, "0 whole answers", from_files("registry a/b@c", {"vLLM": [refused(0.0)]})),
+    ("C15", NOT_HERE, "from the package p==1, and not published ones", from_files("package p==1")),
+    ("C15", NOT_HERE, "where its files came from", from_files(None)),
+    ("C68", HELD, "Asked for 4, got 4", told_apart(4, 4)),
+    ("C68", NOT_HELD, "Asked for 4, got 1", told_apart(4, 1)),
+    ("C68", NOT_HERE, "2 slots or more", told_apart(1, 1)),
+    ("C68", NOT_HERE, "its environment", told_apart(4, 4, "foreign")),
+    ("C84", HELD, "Ollama aa, vLLM bb", two_files("aa", "bb")),
+    ("C84", NOT_HELD, "Ollama aa, vLLM aa", two_files("aa", "aa")),
+    ("C84", NOT_HERE, "Not both engines", two_files("aa", None)),
+    (
+        "C86",
+        HELD,
+        "1 × 4,096 tokens: 90 MiB; 4 × 4,096 tokens: 360 MiB",
+        cache((1, 4096, 90), (4, 4096, 360)),
+    ),
+    ("C86", NOT_HELD, "4 × 4,096 tokens: 90 MiB", cache((1, 4096, 90), (4, 4096, 90))),
+    ("C86", NOT_HERE, "one model and context", cache((1, 4096, 90), (4, 2048, 180))),
     *[
         case
         for claim in ("C03", "C37", "C82")
@@ -242,7 +280,41 @@ FIRST = {"what": "answer", "turn": "first", "load_s": 0.6}
 API = {"what": "api", "path": "/api/chat"}
 DONE = {"what": "done", "took_s": 3.0, "bytes": 271_000_000}
 
+
+def head(magic: str = "GGUF", bits: int = 16) -> Transcript:
+    """The head of a file with a million weights of so many bits."""
+    return told(
+        "gguf_smollm2-135m",
+        {"what": "header", "magic": magic},
+        {"what": "type", "type": f"{bits} bit", "elements": 1_000_000},
+        {"what": "file", "bytes": 1_000_000 * bits // 8 + 1000},
+        model="smollm2:135m",
+    )
+
+
+def listening(options: str, where: str) -> Transcript:
+    """vLLM's own words on its options and on its address."""
+    said = {"imports": f"non-default args: {{{options}}}", "HTTP server": f"Starting vLLM server on {where}"}
+    return told(
+        "start_log_vllm", *({"what": "phase", "phase": phase, "says": says} for phase, says in said.items())
+    )
+
+
 TOLD: list[tuple[str, str, str, Transcript]] = [
+    ("C14", HELD, "smollm2:135m from begins with 'GGUF'", head()),
+    ("C14", NOT_HERE, "The head of no file", told("gguf_smollm2-135m")),
+    ("C41", NOT_HERE, "The types of no file", told("gguf_smollm2-135m")),
+    ("C14", NOT_HELD, "begins with 'ggml'", head(magic="ggml")),
+    ("C41", HELD, "4 bit, and it is that which makes", head(bits=4)),
+    ("C41", NOT_HELD, "2.0 MB for 1.0 million weights, which are 2.0 MB in 16 bit", head()),
+    ("C43", HELD, "One program serves the model: ollama", told("lifecycle", SERVER)),
+    ("C43", NOT_HELD, "ollama and llama-server", told("lifecycle", SERVER, CHILD)),
+    ("C43", NOT_HERE, "No process", told("lifecycle", FIRST)),
+    ("C43", NOT_HERE, "imulated", told("lifecycle", SERVER, kind="simulated")),
+    ("C51", HELD, "is no port, and it says", listening("'host': '127.0.0.1'", "http://127.0.0.1:8000")),
+    ("C51", NOT_HELD, ":9000", listening("'host': '127.0.0.1'", "http://127.0.0.1:9000")),
+    ("C51", NOT_HERE, "its own, 8100", listening("'host': 'x', 'port': 8100", "http://127.0.0.1:8100")),
+    ("C51", NOT_HERE, "neither the options", listening("", "http://127.0.0.1:8000")),
     ("C01", HELD, "271 MB in 3.0 s", told("pull", {"what": "status", "status": "success"}, DONE)),
     ("C01", NOT_HELD, "ended with 'error'", told("pull", {"what": "status", "status": "error"}, DONE)),
     ("C01", NOT_HERE, "not whole", told("pull", {"what": "status", "status": "pulling manifest"})),

@@ -1,26 +1,45 @@
-"""Every judge gives each of its words, for the reason that the run holds."""
+"""Every judge gives each of its words, for the reason that the run holds.
+
+The cases are in the modules beside this one. Claims of notebooks 00 to 05 are in ``sweeps`` and ``moments``;
+each other module has ``BUILT``, whose last field makes the evidence in a folder, and may have its own
+``REFUTED_ONLY``.
+"""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from synthetic import make_run
 
+import judges
 from judges import moments, sweeps
 from judges.made import made, served
 from labkit import claims
+from labkit.bundle import Run
 from labkit.judges import HELD, JUDGES, NOT_HELD, NOT_HERE, READERS
 from labkit.transcript import Transcript
 from labkit.verdict import Verdict
 
-REFUTED_ONLY = {"C03", "C19", "C37", "C82"}
+Evidence = Run | Transcript | Sequence[Run | Transcript]
+
+TOPICS = [
+    importlib.import_module(f"judges.{module.name}")
+    for module in pkgutil.iter_modules(judges.__path__)
+    if not module.name.startswith("test_")
+]
+BUILT = [case for topic in TOPICS for case in getattr(topic, "BUILT", ())]
+REFUTED_ONLY = {"C03", "C19", "C37", "C82"}.union(*(getattr(topic, "REFUTED_ONLY", ()) for topic in TOPICS))
 """One counterexample refutes them; that none turned up would prove nothing."""
 
 
 def short(value: object) -> str:
-    return str(value)[:24]
+    """The same in each process, which a function's address is not."""
+    return str(getattr(value, "__name__", value))[:24]
 
 
 @pytest.mark.parametrize(("claim", "word", "words", "given"), sweeps.CASES, ids=short)
@@ -41,10 +60,18 @@ def test_a_transcript_decides(claim: str, word: str, words: str, given: Transcri
     assert (found.word, words in found.reason) == (word, True), found.reason
 
 
+@pytest.mark.parametrize(("claim", "word", "words", "build"), BUILT, ids=short)
+def test_what_a_topic_builds_decides(
+    tmp_path: Path, claim: str, word: str, words: str, build: Callable[[Path], Evidence]
+) -> None:
+    (found,) = claims.judge([claim], build(tmp_path))
+    assert (found.word, words in found.reason) == (word, True), found.reason
+
+
 @pytest.mark.parametrize("claim", sorted(JUDGES.keys() | READERS.keys()))
 def test_every_word_has_a_case(claim: str) -> None:
     words = {NOT_HELD, NOT_HERE} | ({HELD} if claim not in REFUTED_ONLY else set())
-    cases = [*sweeps.CASES, *moments.CASES, *moments.TOLD]
+    cases = [*sweeps.CASES, *moments.CASES, *moments.TOLD, *BUILT]
     assert {word for named, word, *_ in cases if named == claim} == words
 
 
