@@ -23,6 +23,14 @@ ASKED, ACTIVE = "share_asked", "share"
 DRAWS = 2000
 """Of a bootstrap."""
 
+_COUNTS = ("planned", "ollama", "vllm", *OUTCOMES, "n")
+_PHASES: dict[str, type[pl.DataType]] = {
+    "phase": pl.Int64,
+    **dict.fromkeys(("wanted", "from_s", "to_s"), pl.Float64),
+    **dict.fromkeys(_COUNTS, pl.Int64),
+    **dict.fromkeys(("measured", "low", "high"), pl.Float64),
+}
+
 
 class Moves:
     """A proxy's way from share to share while requests come; each share lasts for as many answers.
@@ -125,7 +133,7 @@ def phases(run: Run) -> pl.DataFrame:
         mine = sent.filter(pl.col("at_s").is_between(span["from_s"], span["to_s"], closed="left"))
         counts = {"planned": mine.height, **_counts(mine)}
         rows.append({"phase": number, **span, **counts, **_share(mine, sticky)})
-    return pl.DataFrame(rows)
+    return pl.DataFrame(rows, schema=_PHASES)
 
 
 def moving(run: Run) -> pl.DataFrame:
@@ -136,7 +144,7 @@ def moving(run: Run) -> pl.DataFrame:
         UsageError: no share was moved in this run.
     """
     within = [pl.col("at_s").is_between(span["from_s"], span["to_s"], closed="left") for span in _spans(run)]
-    return _sent(run).filter(~pl.any_horizontal(*within))
+    return _sent(run).filter(~pl.any_horizontal(pl.lit(False), *within))
 
 
 def account(run: Run) -> dict[str, Any]:
@@ -201,7 +209,7 @@ def _spans(run: Run) -> list[dict[str, float]]:
     """When each share was active: from when it was proved to when the next one was asked for."""
     moves = run.gauges.filter(pl.col("name").is_in([ASKED, ACTIVE])).sort("t_s", maintain_order=True)
     active = moves.filter(name=ACTIVE)
-    if active.is_empty():
+    if active.is_empty() and not run.arrivals.get("shares"):
         raise UsageError("read the shares of a run", "no share was moved in it", "take one of lab.shift()")
     asked = moves.filter(name=ASKED)["t_s"].to_list()
     end_s = max(record["ended_s"] for record in run.meta["levels"])

@@ -185,6 +185,7 @@ async def test_an_engine_is_started_anew_for_each_arm_that_shares_it(
 
         return Arm(f"{slots} slots", ollama, MODEL, settings={"num_parallel": slots}, start=start)
 
+    ollama.time_scale = 1  # both starts must have one pace, and this one any machine can keep
     heard: list[Progress] = []
     run = await plan([arm(2), arm(4)], Load((4,)), tmp_path / "run").run(heard.append)
     assert {name: described["facts"]["slots"] for name, described in run.meta["arms"].items()} == {

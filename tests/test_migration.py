@@ -106,9 +106,13 @@ def test_where_users_stay_users_are_counted(tmp_path: Path) -> None:
 
 def test_a_run_without_shares_has_no_phases(tmp_path: Path) -> None:
     run = bundle(tmp_path / "run", [sent(1, "ollama")])
-    bare = Run(run.meta, run.requests, run.tokens, run.gauges.clear(), run.path)
+    stopped = Run(run.meta, run.requests, run.tokens, run.gauges.clear(), run.path)
+    assert migration.phases(stopped).is_empty()  # before its first share
+    assert migration.phases(stopped).columns == migration.phases(run).columns
+    assert migration.moving(stopped).height == 1
+    run.meta["workload"]["load"]["shares"] = []
     with pytest.raises(UsageError, match="no share was moved"):
-        migration.phases(bare)
+        migration.phases(stopped)
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 20), (2, 20), (20, 20), (1, 1), (50, 100)])

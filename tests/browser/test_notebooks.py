@@ -11,7 +11,7 @@ import pytest
 from tests.browser.jupyter import REPOSITORY, Lesson
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
-EXPERIMENT = re.compile(r"\blab\.(?:sweep|burst|arrivals|pull|prefixes|workloads|shift|gateway)\(")
+EXPERIMENT = re.compile(r"^\w+ = lab\.(?:sweep|burst|arrivals|pull|prefixes|workloads|shift|gateway)\(", re.M)
 RESULT = re.compile(r"await \w+\.result\(\)")
 CHART = "canvas, .js-plotly-plot, .widget-hprogress"
 
