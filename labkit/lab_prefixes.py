@@ -25,7 +25,7 @@ AROUND = {"cpu": 128, "cuda": 256}
 a GPU, since one of 16 tokens saves less time there than can be seen."""
 
 MULTIPLES = 3
-"""How many of these; at the smallest budget one less."""
+"""How many of these."""
 
 SHORT = 8
 """Tokens of an answer where the time to its first is what counts."""
@@ -81,9 +81,13 @@ class Prefixes(ABC):
         return self._measure(name, engines, load, view, {**asked, "workload": workload})
 
     def _lengths(self, block: int) -> list[int]:
-        """One short of each whole block, all of it, and half of the next; at the end no half."""
-        most = MULTIPLES - 1 if self.budget.name == "smoke" else MULTIPLES
-        blocks = range(block, (most + 1) * block, block)
+        """One short of each whole block, all of it, and half of the next; at the end no half.
+
+        At the smallest budget no halves and one block less, which shows the same steps in less time.
+        """
+        if self.budget.name == "smoke":
+            return [at for end in range(block, MULTIPLES * block, block) for at in (end - 1, end)]
+        blocks = range(block, (MULTIPLES + 1) * block, block)
         lengths = [block // 2, *(at for end in blocks for at in (end - 1, end, end + block // 2))]
         return lengths[:-1]
 
