@@ -65,44 +65,7 @@ def draw_prefix(data: pl.DataFrame) -> go.Figure:
     if data.is_empty():
         chart.add_scatter(showlegend=False, row=1, col=1)  # a panel without a line would not be drawn
     for arm, rows, colour in _arms(data):
-        own = {"x": rows["shared_tokens"].to_numpy(), "legendgroup": arm}
-        dots = {"size": 8, "color": colour, "symbol": _marker(rows)[0]}
-        chart.add_scatter(
-            name=f"{arm}: first question",
-            meta="cold",
-            y=rows["ttft_cold_ms_p50"].to_numpy(),
-            mode="lines",
-            line={"color": colour, "dash": "dot", "width": 1.5},
-            hovertemplate=f"{arm}<br>%{{x}} shared, first: %{{y:.4g}} ms<extra></extra>",
-            row=1,
-            col=1,
-            **own,
-        )
-        chart.add_scatter(
-            name=f"{arm}: later ones",
-            meta="warm",
-            y=rows["ttft_warm_ms_p50"].to_numpy(),
-            mode="lines+markers",
-            line={"color": colour, "width": 2.5},
-            marker=dots,
-            hovertemplate=f"{arm}<br>%{{x}} shared, later: %{{y:.4g}} ms<extra></extra>",
-            row=1,
-            col=1,
-            **own,
-        )
-        chart.add_scatter(
-            name=arm,
-            meta="cached",
-            showlegend=False,
-            y=rows["cached_tokens"].to_numpy(),
-            mode="lines+markers",
-            line={"color": colour, "width": 2.5},
-            marker=dots,
-            hovertemplate=f"{arm}<br>%{{x}} shared, %{{y}} from the cache<extra></extra>",
-            row=2,
-            col=1,
-            **own,
-        )
+        _draw_arm(chart, arm, rows, colour)
     ends = _ends(data)
     chart.add_scatter(
         name=_ALL,
@@ -123,6 +86,48 @@ def draw_prefix(data: pl.DataFrame) -> go.Figure:
     for row, title in enumerate(PANELS.values(), start=1):
         chart.update_yaxes(title=title, row=row)
     return chart
+
+
+def _draw_arm(chart: go.Figure, arm: str, rows: pl.DataFrame, colour: str) -> None:
+    """Its first questions and its later ones above, what came from the cache below."""
+    own = {"x": rows["shared_tokens"].to_numpy(), "legendgroup": arm}
+    dots = {"size": 8, "color": colour, "symbol": _marker(rows)[0]}
+    chart.add_scatter(
+        name=f"{arm}: first question",
+        meta="cold",
+        y=rows["ttft_cold_ms_p50"].to_numpy(),
+        mode="lines",
+        line={"color": colour, "dash": "dot", "width": 1.5},
+        hovertemplate=f"{arm}<br>%{{x}} shared, first: %{{y:.4g}} ms<extra></extra>",
+        row=1,
+        col=1,
+        **own,
+    )
+    chart.add_scatter(
+        name=f"{arm}: later ones",
+        meta="warm",
+        y=rows["ttft_warm_ms_p50"].to_numpy(),
+        mode="lines+markers",
+        line={"color": colour, "width": 2.5},
+        marker=dots,
+        hovertemplate=f"{arm}<br>%{{x}} shared, later: %{{y:.4g}} ms<extra></extra>",
+        row=1,
+        col=1,
+        **own,
+    )
+    chart.add_scatter(
+        name=arm,
+        meta="cached",
+        showlegend=False,
+        y=rows["cached_tokens"].to_numpy(),
+        mode="lines+markers",
+        line={"color": colour, "width": 2.5},
+        marker=dots,
+        hovertemplate=f"{arm}<br>%{{x}} shared, %{{y}} from the cache<extra></extra>",
+        row=2,
+        col=1,
+        **own,
+    )
 
 
 def block_marks(data: pl.DataFrame) -> list[int]:
